@@ -1,0 +1,127 @@
+//! Number and block formats: what the bytes of a weight mean.
+//!
+//! **One file a format**, plus one line in [`FORMATS`], which everything walks: the file readers, the quantizer,
+//! the help texts and the conformance cases. A format file holds the packed block, its `decode` to f32, its `encode`
+//! from f32, and its [`Info`]. Nothing here knows files, threads or instruction sets beyond the baseline.
+//!
+//! A *block* is the smallest run of consecutive values of a row that can be decoded alone. All blocks are plain bytes
+//! (alignment 1), so any byte slice of the right length can be viewed as blocks without a copy.
+
+mod bf16;
+mod f16;
+mod f32;
+mod q8_0;
+
+pub use q8_0::BlockQ8_0;
+
+/// A number format or a block format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(non_camel_case_types, reason = "the field writes them so")]
+pub enum Format {
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of an [`Format::F32`].
+    BF16,
+    /// 32 × i8 with one f16 scale.
+    Q8_0,
+}
+
+/// What everything that walks [`FORMATS`] needs to know of one format.
+pub struct Info {
+    /// The format.
+    pub format: Format,
+    /// Its name as GGUF tools and people write it, e.g. `Q4_K`.
+    pub name: &'static str,
+    /// Values per block.
+    pub block_elems: usize,
+    /// Bytes per block.
+    pub block_bytes: usize,
+    /// `ggml_type` in a GGUF file, when GGUF has this format.
+    pub ggml_type: Option<u32>,
+    /// `dtype` in a safetensors header, when safetensors has this format.
+    pub safetensors_dtype: Option<&'static str>,
+    /// Decodes whole blocks: `bytes.len() / block_bytes == out.len() / block_elems`, both exact.
+    pub decode: fn(bytes: &[u8], out: &mut [f32]),
+    /// Encodes whole blocks, round to nearest; the inverse shape contract of `decode`.
+    pub encode: fn(values: &[f32], out: &mut [u8]),
+}
+
+/// Every format, in the order that help texts show.
+pub static FORMATS: &[&Info] = &[&f32::INFO, &f16::INFO, &bf16::INFO, &q8_0::INFO];
+
+impl Format {
+    /// The table entry of this format.
+    pub fn info(self) -> &'static Info {
+        FORMATS.iter().find(|info| info.format == self).expect("every Format has its line in FORMATS (tested)")
+    }
+
+    /// Its name, e.g. `Q4_K`.
+    pub fn name(self) -> &'static str {
+        self.info().name
+    }
+
+    /// The format of a name, in any case.
+    pub fn from_name(name: &str) -> Option<Format> {
+        FORMATS.iter().find(|info| info.name.eq_ignore_ascii_case(name)).map(|info| info.format)
+    }
+
+    /// The format of a GGUF `ggml_type`.
+    pub fn from_ggml_type(ggml_type: u32) -> Option<Format> {
+        FORMATS.iter().find(|info| info.ggml_type == Some(ggml_type)).map(|info| info.format)
+    }
+
+    /// The format of a safetensors `dtype`.
+    pub fn from_safetensors_dtype(dtype: &str) -> Option<Format> {
+        FORMATS.iter().find(|info| info.safetensors_dtype == Some(dtype)).map(|info| info.format)
+    }
+
+    /// Bytes of a row of `n` values; `None` when `n` is not a whole number of blocks or the product overflows.
+    pub fn row_bytes(self, n: usize) -> Option<usize> {
+        let info = self.info();
+        if n % info.block_elems != 0 {
+            return None;
+        }
+        (n / info.block_elems).checked_mul(info.block_bytes)
+    }
+
+    /// Decodes whole blocks to f32.
+    ///
+    /// # Panics
+    /// When the lengths are not the same whole number of blocks.
+    pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
+        let info = self.info();
+        assert_eq!(Some(bytes.len()), self.row_bytes(out.len()), "{}: bytes for {} values", info.name, out.len());
+        (info.decode)(bytes, out);
+    }
+
+    /// Encodes whole blocks from f32, each value to the nearest that the format can hold.
+    ///
+    /// # Panics
+    /// When the lengths are not the same whole number of blocks.
+    pub fn encode(self, values: &[f32], out: &mut [u8]) {
+        let info = self.info();
+        assert_eq!(Some(out.len()), self.row_bytes(values.len()), "{}: bytes for {} values", info.name, values.len());
+        (info.encode)(values, out);
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_is_its_own_table_entry() {
+        for info in FORMATS {
+            assert_eq!(info.format.info().name, info.name);
+            assert_eq!(Format::from_name(&info.name.to_lowercase()), Some(info.format));
+        }
+    }
+}
