@@ -1,0 +1,193 @@
+//! Block-quantized weights with 8-bit activations, with AVX2.
+//!
+//! The dot product of 32 weights with 32 activations is exact in integers; its eight partial sums are then scaled and
+//! added to a vector of eight f32 sums, group by group along the row. The kernels are generic over the formats'
+//! [`Groups`], which say how 32 weights are unpacked.
+
+use super::Tile;
+use crate::capability::Avx2;
+use crate::groups::{self, Group, Groups};
+use crate::quantize::ActBlock;
+use crate::simd::sum8;
+use puna_format::Format;
+use std::arch::x86_64::*;
+
+/// Rows unpacked at once for a batch.
+const ROWS: usize = 16;
+
+/// A [`Group`] in memory; halves instead of whole vectors of factors.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(16))]
+struct Unpacked {
+    q: [i8; 32],
+    scale: [f32; 2],
+    min: [f32; 2],
+}
+
+pub(super) fn tile(_: Avx2, format: Format, tile: &Tile<'_, '_, ActBlock>) {
+    let n_groups = tile.segment.cols.len() / 32;
+    assert!(tile.n_tokens == 0 || tile.x.len() >= (tile.n_tokens - 1) * tile.x_stride + n_groups);
+    groups::with!(format, G => {
+        // SAFETY: the token proves the instructions, the assertion the inputs; rows hold whole blocks.
+        unsafe { if tile.n_tokens == 1 { one_token::<G>(tile) } else { many_tokens::<G>(tile) } }
+    }, else unreachable!("{format} has no groups"));
+}
+
+/// Adds one group's product to the sums. The only place where products are formed, so all paths agree in every bit.
+///
+/// # Safety
+/// AVX2 and FMA exist.
+#[inline(always)]
+unsafe fn accumulate<G: Groups>(sums: __m256, group: Group, x: &ActBlock) -> __m256 {
+    // SAFETY: the caller vouches for the instructions; a block has 32 bytes of q.
+    unsafe {
+        let q = _mm256_loadu_si256(x.q.as_ptr().cast());
+        let d = _mm256_set1_ps(x.d);
+        // Bytes times bytes wants one side unsigned. Pairs add up to at most 2 · 128 · 127 < 2¹⁵: no saturation.
+        let pairs = if G::HAS_MIN {
+            _mm256_maddubs_epi16(group.q, q)
+        } else {
+            _mm256_maddubs_epi16(_mm256_sign_epi8(group.q, group.q), _mm256_sign_epi8(q, group.q))
+        };
+        let products = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        let sums = _mm256_fmadd_ps(products, _mm256_mul_ps(group.scale, d), sums);
+        if G::HAS_MIN {
+            // One lane of each half carries the half's sum of activations.
+            let halves = _mm256_set_m128(_mm_set_ss(x.sums[1]), _mm_set_ss(x.sums[0]));
+            _mm256_fnmadd_ps(group.min, halves, sums)
+        } else {
+            sums
+        }
+    }
+}
+
+/// Weights are unpacked in registers as they stream by, two rows at a time.
+///
+/// # Safety
+/// AVX2, FMA and F16C exist, and `tile.x` has the segment's groups.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn one_token<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
+    let info = G::FORMAT.info();
+    let n_blocks = tile.segment.cols.len() / info.block_elems;
+    let x = &tile.x[..n_blocks * G::PER_BLOCK];
+    let mut row = 0;
+    while row < tile.n_rows {
+        let n_rows = (tile.n_rows - row).min(2);
+        let rows: [&[u8]; 2] = std::array::from_fn(|r| tile.segment.row(tile.row0 + row + r.min(n_rows - 1)));
+        let mut sums = [_mm256_setzero_ps(); 2];
+        for (block, x) in x.chunks_exact(G::PER_BLOCK).enumerate() {
+            for r in 0..2 {
+                // SAFETY: a row holds n_blocks blocks; x has PER_BLOCK groups and so the index exists.
+                unsafe {
+                    let weights = rows[r].as_ptr().add(block * info.block_bytes);
+                    _mm_prefetch(weights.wrapping_add(1024).cast(), _MM_HINT_T0);
+                    let sum = &mut sums[r];
+                    G::unpack(weights, |i, group| *sum = accumulate::<G>(*sum, group, x.get_unchecked(i)));
+                }
+            }
+        }
+        for r in 0..n_rows {
+            tile.put(0, row + r, sum8(sums[r]));
+        }
+        row += n_rows;
+    }
+}
+
+/// Rows are unpacked to bytes once and then meet all tokens.
+///
+/// # Safety
+/// As [`one_token`], for all of the tile's tokens.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn many_tokens<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
+    let info = G::FORMAT.info();
+    let n_blocks = tile.segment.cols.len() / info.block_elems;
+    let n_groups = n_blocks * G::PER_BLOCK;
+    let mut weights = vec![Unpacked::default(); ROWS * n_groups];
+    for row0 in (0..tile.n_rows).step_by(ROWS) {
+        let n_rows = (tile.n_rows - row0).min(ROWS);
+        for row in 0..n_rows {
+            let bytes = tile.segment.row(tile.row0 + row0 + row);
+            for block in 0..n_blocks {
+                // SAFETY: the row holds n_blocks blocks, and `weights` the groups of ROWS rows.
+                unsafe {
+                    let out = weights.as_mut_ptr().add(row * n_groups + block * G::PER_BLOCK);
+                    G::unpack(bytes.as_ptr().add(block * info.block_bytes), |i, group| {
+                        let out = &mut *out.add(i);
+                        _mm256_storeu_si256(out.q.as_mut_ptr().cast(), group.q);
+                        out.scale = halves(group.scale);
+                        out.min = halves(group.min);
+                    });
+                }
+            }
+        }
+        let mut token = 0;
+        while token < tile.n_tokens {
+            let n_tokens = (tile.n_tokens - token).min(4);
+            for row in (0..n_rows).step_by(2) {
+                // SAFETY: `weights` has ROWS rows (one past n_rows holds old values, whose products are dropped) and
+                // the tokens exist.
+                unsafe {
+                    let w = weights.as_ptr().add(row * n_groups);
+                    let x = tile.x.as_ptr().add(token * tile.x_stride);
+                    let n_rows = (n_rows - row).min(2);
+                    match n_tokens {
+                        4 => product::<G, 4>(tile, n_groups, w, x, row0 + row, n_rows, token),
+                        3 => product::<G, 3>(tile, n_groups, w, x, row0 + row, n_rows, token),
+                        2 => product::<G, 2>(tile, n_groups, w, x, row0 + row, n_rows, token),
+                        _ => product::<G, 1>(tile, n_groups, w, x, row0 + row, n_rows, token),
+                    }
+                }
+            }
+            token += n_tokens;
+        }
+    }
+}
+
+/// Lane 0 and lane 4.
+///
+/// # Safety
+/// AVX exists.
+#[inline(always)]
+unsafe fn halves(v: __m256) -> [f32; 2] {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe { [_mm256_cvtss_f32(v), _mm_cvtss_f32(_mm256_extractf128_ps(v, 1))] }
+}
+
+/// Two rows by `C` tokens.
+///
+/// # Safety
+/// AVX2, FMA and F16C exist; `w` has two rows of `n_groups`, `x` has `C` tokens of `n_groups`, `tile.x_stride` apart.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn product<G: Groups, const C: usize>(
+    tile: &Tile<'_, '_, ActBlock>,
+    n_groups: usize,
+    w: *const Unpacked,
+    x: *const ActBlock,
+    row: usize,
+    n_rows: usize,
+    token: usize,
+) {
+    let mut sums = [[_mm256_setzero_ps(); C]; 2];
+    for g in 0..n_groups {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: group g of row r and of the C tokens exists by the contract.
+            unsafe {
+                let w = &*w.add(r * n_groups + g);
+                let group = Group {
+                    q: _mm256_loadu_si256(w.q.as_ptr().cast()),
+                    scale: _mm256_set_m128(_mm_set1_ps(w.scale[1]), _mm_set1_ps(w.scale[0])),
+                    min: _mm256_set_m128(_mm_set1_ps(w.min[1]), _mm_set1_ps(w.min[0])),
+                };
+                for (c, sum) in sums.iter_mut().enumerate() {
+                    *sum = accumulate::<G>(*sum, group, &*x.add(c * tile.x_stride + g));
+                }
+            }
+        }
+    }
+    for r in 0..n_rows {
+        for c in 0..C {
+            tile.put(token + c, row + r, sum8(sums[r][c]));
+        }
+    }
+}

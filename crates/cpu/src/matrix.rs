@@ -1,0 +1,142 @@
+//! Weight matrices and activations in host memory. Weights are read where they lie, usually in a mapped file.
+
+use puna_backend::{Error, MatrixSource};
+use puna_format::Format;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A weight matrix `[rows, cols]`, cut into bands of rows, each band into segments of columns. An ordinary file has one
+/// band of one segment; model-parallel releases have several of either.
+pub struct Matrix {
+    pub(crate) format: Format,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) bands: Vec<Band>,
+}
+
+/// Some rows of a matrix.
+pub(crate) struct Band {
+    pub rows: Range<usize>,
+    pub segments: Vec<Segment>,
+}
+
+/// Some columns of a band, contiguous row by row.
+pub(crate) struct Segment {
+    bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    /// Factor of each row of the band, or none for 1.
+    pub row_scales: Option<Arc<[f32]>>,
+    pub cols: Range<usize>,
+    row_bytes: usize,
+}
+
+impl Segment {
+    /// The encoded row `row`, counted from the band's first.
+    pub fn row(&self, row: usize) -> &[u8] {
+        &(*self.bytes).as_ref()[row * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// What the products of row `row` are multiplied with.
+    pub fn scale(&self, row: usize) -> f32 {
+        self.row_scales.as_ref().map_or(1.0, |scales| scales[row])
+    }
+}
+
+impl Matrix {
+    pub(crate) fn new(source: MatrixSource) -> Result<Matrix, Error> {
+        let unsupported = |expected: &str, found: String| Error::Unsupported {
+            what: source.name.clone(),
+            expected: expected.into(),
+            found,
+        };
+        let mut bands: Vec<Band> = Vec::new();
+        for part in &source.parts {
+            let row_bytes = source.format.row_bytes(part.cols).ok_or_else(|| {
+                unsupported("columns in whole blocks", format!("{} columns of {}", part.cols, source.format))
+            })?;
+            let n_bytes = (*part.bytes).as_ref().len();
+            if Some(n_bytes) != row_bytes.checked_mul(part.rows) {
+                return Err(unsupported("as many bytes as the shape says", format!("{n_bytes} bytes")));
+            }
+            if part.row_scales.as_ref().is_some_and(|scales| scales.len() != part.rows) {
+                return Err(unsupported("one scale a row", format!("{} rows, other scales", part.rows)));
+            }
+            let rows = part.row0..part.row0 + part.rows;
+            let cols = part.col0..part.col0 + part.cols;
+            let segment = Segment { bytes: part.bytes.clone(), row_scales: part.row_scales.clone(), cols, row_bytes };
+            match bands.last_mut() {
+                Some(band) if band.rows == rows => band.segments.push(segment),
+                _ => bands.push(Band { rows, segments: vec![segment] }),
+            }
+        }
+        let mut row = 0;
+        for band in &bands {
+            let mut col = 0;
+            for segment in &band.segments {
+                if segment.cols.start != col || band.rows.start != row {
+                    return Err(unsupported("parts that tile the matrix", format!("{:?}", segment.cols)));
+                }
+                col = segment.cols.end;
+            }
+            if col != source.cols {
+                return Err(unsupported("parts that tile the matrix", format!("{col} of {} columns", source.cols)));
+            }
+            row = band.rows.end;
+        }
+        if row != source.rows {
+            return Err(unsupported("parts that tile the matrix", format!("{row} of {} rows", source.rows)));
+        }
+        Ok(Matrix { format: source.format, rows: source.rows, cols: source.cols, bands })
+    }
+
+    /// Decodes row `row` to `out`, `[cols]`.
+    pub(crate) fn decode_row(&self, row: usize, out: &mut [f32]) {
+        let band = self.bands.iter().find(|band| band.rows.contains(&row)).expect("the row exists");
+        for segment in &band.segments {
+            let out = &mut out[segment.cols.clone()];
+            self.format.decode(segment.row(row - band.rows.start), out);
+            let scale = segment.scale(row - band.rows.start);
+            if segment.row_scales.is_some() {
+                out.iter_mut().for_each(|value| *value *= scale);
+            }
+        }
+    }
+}
+
+/// `[rows, cols]` f32, row-major.
+pub struct Activations {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    max_rows: usize,
+    data: Vec<f32>,
+}
+
+impl Activations {
+    pub(crate) fn new(max_rows: usize, cols: usize) -> Result<Activations, Error> {
+        let out_of_memory =
+            || Error::OutOfMemory { what: "activations".into(), bytes: max_rows as u64 * cols as u64 * 4 };
+        let mut data = Vec::new();
+        let len = max_rows.checked_mul(cols).ok_or_else(out_of_memory)?;
+        data.try_reserve_exact(len).map_err(|_| out_of_memory())?;
+        Ok(Activations { rows: 0, cols, max_rows, data })
+    }
+
+    /// Sets the number of rows; what they hold is unspecified.
+    pub(crate) fn set_rows(&mut self, rows: usize) -> &mut [f32] {
+        assert!(rows <= self.max_rows, "{rows} rows in activations of at most {}", self.max_rows);
+        self.rows = rows;
+        self.data.resize(rows * self.cols, 0.0);
+        &mut self.data
+    }
+
+    pub(crate) fn data(&self) -> &[f32] {
+        &self.data
+    }
+
+    pub(crate) fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+
+    pub(crate) fn row(&self, row: usize) -> &[f32] {
+        &self.data[row * self.cols..][..self.cols]
+    }
+}
