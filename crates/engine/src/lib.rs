@@ -1,1 +1,48 @@
-//! placeholder
+//! Sequences of token ids through a model: pages of the KV cache, prefill and decode, sampling.
+//!
+//! Reading order: [`Engine`] runs tokens, [`Generation`] continues a prompt token by token, [`sampler`] picks each.
+//! No text, files, sockets or clock here, so that all of it can be tested with a small fake model.
+
+mod engine;
+mod generation;
+mod pages;
+pub mod sampler;
+
+pub use engine::{Engine, Sequence};
+pub use generation::{Finish, Generation, Limits, Token};
+pub use sampler::{Sampler, Sampling};
+
+/// What can go wrong with a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model's own errors.
+    #[error(transparent)]
+    Model(#[from] puna_llama::Error),
+    /// More tokens than the context has room for.
+    #[error("the prompt has {found} tokens: expected at most {context}, the context; shorten it or raise --context")]
+    TooLong {
+        /// Tokens asked for.
+        found: usize,
+        /// Tokens there is room for.
+        context: usize,
+    },
+    /// Nothing to continue.
+    #[error("the prompt is empty: expected at least one token")]
+    Empty,
+    /// The model computed NaN or infinity.
+    #[error("the logits after token {position} are not finite: the weights are damaged, or overflow on this input")]
+    NotFinite {
+        /// Position of the token whose logits they are.
+        position: usize,
+    },
+    /// A sampling parameter out of its range.
+    #[error("{name}: expected {expected}, found {found}")]
+    Parameter {
+        /// Its name.
+        name: &'static str,
+        /// Its range.
+        expected: &'static str,
+        /// What was given.
+        found: String,
+    },
+}

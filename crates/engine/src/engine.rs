@@ -1,0 +1,160 @@
+//! A model, its pages, and the sequences in it.
+
+use crate::Error;
+use crate::pages::Pages;
+use puna_llama::{Batch, Model, PAGE_LEN, Span};
+
+/// Logits computed at once when all are wanted: at a vocabulary of 128,256, 64 rows are 33 MB.
+const SCORE_ROWS: usize = 64;
+
+/// Runs sequences of tokens through a model.
+pub struct Engine {
+    model: Box<dyn Model>,
+    pages: Pages,
+    context: usize,
+    chunk: usize,
+    logits: Vec<f32>,
+}
+
+/// A sequence of tokens and where its keys and values are. Give it back to its engine with [`Engine::release`].
+#[derive(Default)]
+pub struct Sequence {
+    /// Tokens whose keys and values are in the cache.
+    ids: Vec<u32>,
+    pages: Vec<u32>,
+}
+
+impl Sequence {
+    /// Tokens in the cache.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+}
+
+impl Engine {
+    /// An engine whose sequences have at most `context` tokens each.
+    pub fn new(model: Box<dyn Model>, context: usize) -> Engine {
+        let pages = Pages::new(model.kv_shape().n_pages);
+        let chunk = model.max_batch();
+        Engine { model, pages, context, chunk, logits: Vec::new() }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &dyn Model {
+        &*self.model
+    }
+
+    /// Tokens that a sequence may have.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Computes prompts in chunks of at most this many tokens; the answers are the same whatever it is.
+    pub fn set_chunk(&mut self, chunk: usize) {
+        self.chunk = chunk.clamp(1, self.model.max_batch());
+    }
+
+    /// Forgets all tokens of the sequence from `len` on.
+    pub fn truncate(&mut self, sequence: &mut Sequence, len: usize) {
+        sequence.ids.truncate(len);
+        let n_pages = sequence.ids.len().div_ceil(PAGE_LEN);
+        for page in sequence.pages.drain(n_pages.min(sequence.pages.len())..) {
+            self.pages.give_back(page);
+        }
+    }
+
+    /// Gives the sequence's pages back.
+    pub fn release(&mut self, mut sequence: Sequence) {
+        self.truncate(&mut sequence, 0);
+    }
+
+    /// Makes `ids` the sequence's tokens and returns the logits after the last. What the sequence shares with `ids`
+    /// from its beginning is not computed again. `progress(tokens done, tokens to do)` is called after each chunk;
+    /// when it returns false, the prefill stops there with `None`, and a later call goes on from there.
+    pub fn prefill(
+        &mut self,
+        sequence: &mut Sequence,
+        ids: &[u32],
+        progress: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Option<&[f32]>, Error> {
+        self.check(ids)?;
+        let shared = ids.iter().zip(&sequence.ids).take_while(|(a, b)| a == b).count();
+        // The last token's logits are wanted, so at least that one is computed.
+        self.truncate(sequence, shared.min(ids.len() - 1));
+        let start = sequence.ids.len();
+        let n = ids.len() - start;
+        for chunk in ids[start..].chunks(self.chunk) {
+            let last = sequence.ids.len() + chunk.len() == ids.len();
+            let outputs = [chunk.len() - 1];
+            self.forward(sequence, chunk, if last { &outputs } else { &[] })?;
+            if !progress(sequence.ids.len() - start, n) && !last {
+                return Ok(None);
+            }
+        }
+        Ok(Some(&self.logits))
+    }
+
+    /// Appends one token and returns the logits after it.
+    pub fn decode(&mut self, sequence: &mut Sequence, id: u32) -> Result<&[f32], Error> {
+        if sequence.ids.len() >= self.context {
+            return Err(Error::TooLong { found: sequence.ids.len() + 1, context: self.context });
+        }
+        self.forward(sequence, &[id], &[0])?;
+        Ok(&self.logits)
+    }
+
+    /// Logits after every token: `each(position, logits)`.
+    pub fn score(&mut self, ids: &[u32], each: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
+        self.check(ids)?;
+        let mut sequence = Sequence::default();
+        let result = self.score_sequence(&mut sequence, ids, each);
+        self.release(sequence);
+        result
+    }
+
+    fn score_sequence(
+        &mut self,
+        sequence: &mut Sequence,
+        ids: &[u32],
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        let vocab_size = self.model.config().vocab_size;
+        for chunk in ids.chunks(self.chunk.min(SCORE_ROWS)) {
+            let start = sequence.ids.len();
+            let outputs: Vec<usize> = (0..chunk.len()).collect();
+            self.forward(sequence, chunk, &outputs)?;
+            for (i, logits) in self.logits.chunks_exact(vocab_size).enumerate() {
+                each(start + i, logits);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<(), Error> {
+        match ids.len() {
+            0 => Err(Error::Empty),
+            found if found > self.context => Err(Error::TooLong { found, context: self.context }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `ids` as the sequence's next tokens; the logits of the chunk's rows `outputs` are then in `self.logits`.
+    fn forward(&mut self, sequence: &mut Sequence, ids: &[u32], outputs: &[usize]) -> Result<(), Error> {
+        let start = sequence.ids.len();
+        while sequence.pages.len() * PAGE_LEN < start + ids.len() {
+            let room = sequence.pages.len() * PAGE_LEN;
+            let page = self.pages.take().ok_or(Error::TooLong { found: start + ids.len(), context: room })?;
+            sequence.pages.push(page);
+        }
+        let span = Span { start, len: ids.len(), pages: &sequence.pages };
+        self.model.forward(&Batch { ids, spans: &[span], outputs }, &mut self.logits)?;
+        let vocab_size = self.model.config().vocab_size;
+        for (logits, row) in self.logits.chunks_exact(vocab_size).zip(outputs) {
+            if !logits.iter().all(|logit| logit.is_finite()) {
+                return Err(Error::NotFinite { position: start + row });
+            }
+        }
+        sequence.ids.extend_from_slice(ids);
+        Ok(())
+    }
+}

@@ -1,0 +1,366 @@
+//! Picking the next token.
+//!
+//! Steps, in this order: logit bias and penalties change the logits; temperature divides them; then candidates are
+//! dropped by top-k, typical, top-p and min-p, each on what the one before left, and one of the rest is drawn in
+//! proportion to its probability. Temperature 0 takes the largest logit, the lowest id among equals, and draws nothing.
+
+use crate::{Error, generation::Token};
+use rand_core::{RngCore, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use std::collections::HashMap;
+
+/// How to sample. The default is plain sampling from the model's own distribution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 is greedy.
+    pub temperature: f32,
+    /// Keeps the `top_k` most probable; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the fewest most probable whose probabilities reach this sum; 1 keeps all (Holtzman et al. 2019).
+    pub top_p: f32,
+    /// Drops what is less probable than this share of the most probable; 0 keeps all (Nguyen et al. 2024).
+    pub min_p: f32,
+    /// Keeps the fewest whose surprise is nearest the entropy and whose probabilities reach this sum; 1 keeps all
+    /// (Meister et al. 2022).
+    pub typical: f32,
+    /// Divides positive and multiplies negative logits of tokens that occurred, prompt included; 1 changes nothing
+    /// (Keskar et al. 2019).
+    pub repetition_penalty: f32,
+    /// Subtracted from a token's logit for each time it was generated.
+    pub frequency_penalty: f32,
+    /// Subtracted from a token's logit if it was generated at all.
+    pub presence_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Equal seeds give equal answers; none takes one at random.
+    pub seed: Option<u64>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical: 1.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: None,
+        }
+    }
+}
+
+impl Sampling {
+    /// Checks every parameter against its range.
+    pub fn check(&self) -> Result<(), Error> {
+        let checks = [
+            ("temperature", self.temperature, 0.0..=100.0, "0 to 100"),
+            ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "above 0, at most 1"),
+            ("min_p", self.min_p, 0.0..=1.0, "0 to 1"),
+            ("typical", self.typical, f32::MIN_POSITIVE..=1.0, "above 0, at most 1"),
+            ("repetition_penalty", self.repetition_penalty, 0.01..=100.0, "0.01 to 100"),
+            ("frequency_penalty", self.frequency_penalty, -100.0..=100.0, "-100 to 100"),
+            ("presence_penalty", self.presence_penalty, -100.0..=100.0, "-100 to 100"),
+        ];
+        for (name, found, range, expected) in checks {
+            if !range.contains(&found) {
+                return Err(Error::Parameter { name, expected, found: found.to_string() });
+            }
+        }
+        match self.logit_bias.iter().find(|(_, bias)| !(-1000.0..=1000.0).contains(bias)) {
+            Some((id, bias)) => {
+                let found = format!("{bias} for token {id}");
+                Err(Error::Parameter { name: "logit_bias", expected: "-1000 to 1000", found })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A sampler and what it has seen.
+pub struct Sampler {
+    sampling: Sampling,
+    random: Pcg64Mcg,
+    /// How often each token was generated; 0 for tokens of the prompt.
+    counts: HashMap<u32, u32>,
+    logits: Vec<f32>,
+    candidates: Vec<Candidate>,
+}
+
+#[derive(Clone, Copy)]
+struct Candidate {
+    id: u32,
+    /// Probability, not normalised: `exp(logit - largest)`.
+    weight: f64,
+}
+
+impl Sampler {
+    /// A sampler for an answer to `prompt`; `seed` is used where the parameters give none.
+    ///
+    /// # Errors
+    /// When a parameter is out of its range.
+    pub fn new(sampling: Sampling, prompt: &[u32], seed: u64) -> Result<Sampler, Error> {
+        sampling.check()?;
+        let random = Pcg64Mcg::seed_from_u64(sampling.seed.unwrap_or(seed));
+        let counts = prompt.iter().map(|id| (*id, 0)).collect();
+        Ok(Sampler { sampling, random, counts, logits: Vec::new(), candidates: Vec::new() })
+    }
+
+    /// Counts a generated token.
+    pub fn accept(&mut self, id: u32) {
+        *self.counts.entry(id).or_default() += 1;
+    }
+
+    /// Picks a token. The logits are finite.
+    pub fn pick(&mut self, logits: &[f32]) -> Token {
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        self.change_logits();
+        let id = if self.sampling.temperature == 0.0 { argmax(&self.logits) } else { self.draw() };
+        Token { id, logprob: log_probability(logits, id) }
+    }
+
+    fn change_logits(&mut self) {
+        let s = &self.sampling;
+        for (id, bias) in &s.logit_bias {
+            if let Some(logit) = self.logits.get_mut(*id as usize) {
+                *logit += bias;
+            }
+        }
+        if s.repetition_penalty == 1.0 && s.frequency_penalty == 0.0 && s.presence_penalty == 0.0 {
+            return;
+        }
+        for (id, count) in &self.counts {
+            let Some(logit) = self.logits.get_mut(*id as usize) else { continue };
+            *logit *= if *logit > 0.0 { 1.0 / s.repetition_penalty } else { s.repetition_penalty };
+            if *count > 0 {
+                *logit -= s.frequency_penalty * *count as f32 + s.presence_penalty;
+            }
+        }
+    }
+
+    fn draw(&mut self) -> u32 {
+        self.weigh();
+        self.keep_top_k();
+        self.keep_typical();
+        self.keep_top_p();
+        self.keep_min_p();
+        let total: f64 = self.candidates.iter().map(|c| c.weight).sum();
+        // 53 random bits: uniform in 0..1.
+        let mut left = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;
+        for candidate in &self.candidates {
+            left -= candidate.weight;
+            if left < 0.0 {
+                return candidate.id;
+            }
+        }
+        // Rounding may leave a little; then the last it is.
+        self.candidates.last().expect("the most probable is never dropped").id
+    }
+
+    fn weigh(&mut self) {
+        let largest = self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let temperature = f64::from(self.sampling.temperature);
+        self.candidates.clear();
+        self.candidates.extend(
+            self.logits
+                .iter()
+                .zip(0..)
+                .map(|(logit, id)| Candidate { id, weight: (f64::from(logit - largest) / temperature).exp() }),
+        );
+    }
+
+    fn keep_top_k(&mut self) {
+        let k = self.sampling.top_k;
+        if k > 0 && k < self.candidates.len() {
+            self.candidates.select_nth_unstable_by(k - 1, by_weight);
+            self.candidates.truncate(k);
+            // In order of id, as without top-k: the same draw then picks from the same line.
+            self.candidates.sort_unstable_by_key(|c| c.id);
+        }
+    }
+
+    fn keep_top_p(&mut self) {
+        if self.sampling.top_p < 1.0 {
+            keep_until(&mut self.candidates, f64::from(self.sampling.top_p), by_weight);
+        }
+    }
+
+    fn keep_typical(&mut self) {
+        if self.sampling.typical >= 1.0 {
+            return;
+        }
+        let total: f64 = self.candidates.iter().map(|c| c.weight).sum();
+        let surprise = |c: &Candidate| -(c.weight / total).ln();
+        let entropy: f64 =
+            self.candidates.iter().filter(|c| c.weight > 0.0).map(|c| c.weight / total * surprise(c)).sum();
+        keep_until(&mut self.candidates, f64::from(self.sampling.typical), |a, b| {
+            let distance = |c: &Candidate| (surprise(c) - entropy).abs();
+            distance(a).total_cmp(&distance(b)).then(a.id.cmp(&b.id))
+        });
+    }
+
+    fn keep_min_p(&mut self) {
+        let largest = self.candidates.iter().map(|c| c.weight).fold(0.0, f64::max);
+        let least = largest * f64::from(self.sampling.min_p);
+        self.candidates.retain(|c| c.weight >= least);
+    }
+}
+
+fn by_weight(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+    b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
+}
+
+/// Keeps the first candidates in `order` whose weights reach `share` of all; at least one.
+fn keep_until(
+    candidates: &mut Vec<Candidate>,
+    share: f64,
+    order: impl Fn(&Candidate, &Candidate) -> std::cmp::Ordering + Copy,
+) {
+    let wanted = share * candidates.iter().map(|c| c.weight).sum::<f64>();
+    // A nucleus is nearly always a handful: sort that much, and more only if it is not enough.
+    let mut n = 256;
+    loop {
+        if n < candidates.len() {
+            candidates.select_nth_unstable_by(n, order);
+        }
+        let head = n.min(candidates.len());
+        candidates[..head].sort_unstable_by(order);
+        let mut sum = 0.0;
+        let reached = candidates[..head].iter().position(|c| {
+            sum += c.weight;
+            sum >= wanted
+        });
+        if let Some(last) = reached {
+            candidates.truncate(last + 1);
+            return;
+        }
+        if head == candidates.len() {
+            return;
+        }
+        n *= 8;
+    }
+}
+
+/// Index of the largest; the lowest among equals.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// Natural logarithm of the softmax probability of `id`.
+pub fn log_probability(logits: &[f32], id: u32) -> f32 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|logit| f64::from(logit - largest).exp()).sum();
+    (f64::from(logits[id as usize] - largest) - sum.ln()) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frequencies(sampling: Sampling, logits: &[f32], n: usize) -> Vec<f64> {
+        let mut sampler = Sampler::new(sampling, &[], 7).expect("valid");
+        let mut counts = vec![0f64; logits.len()];
+        for _ in 0..n {
+            counts[sampler.pick(logits).id as usize] += 1.0 / n as f64;
+        }
+        counts
+    }
+
+    /// Probabilities 0.4, 0.3, 0.2, 0.1 in a mixed order.
+    const LOGITS: [f32; 4] = [-1.203_972_8, -0.916_290_7, -2.302_585, -1.609_437_9];
+
+    #[track_caller]
+    fn assert_distribution(sampling: Sampling, expected: [f64; 4]) {
+        let found = frequencies(sampling, &LOGITS, 40_000);
+        for (found, expected) in found.iter().zip(expected) {
+            // Five standard deviations of a binomial share.
+            let deviation = (expected * (1.0 - expected) / 40_000.0).sqrt();
+            assert!((found - expected).abs() <= 5.0 * deviation, "{found} for {expected}");
+        }
+    }
+
+    #[test]
+    fn each_step_keeps_what_its_definition_keeps() {
+        let plain = Sampling::default;
+        assert_distribution(plain(), [0.3, 0.4, 0.1, 0.2]);
+        assert_distribution(Sampling { top_k: 2, ..plain() }, [3.0 / 7.0, 4.0 / 7.0, 0.0, 0.0]);
+        assert_distribution(Sampling { top_p: 0.65, ..plain() }, [3.0 / 7.0, 4.0 / 7.0, 0.0, 0.0]);
+        assert_distribution(Sampling { top_p: 0.85, ..plain() }, [3.0 / 9.0, 4.0 / 9.0, 0.0, 2.0 / 9.0]);
+        assert_distribution(Sampling { min_p: 0.45, ..plain() }, [3.0 / 9.0, 4.0 / 9.0, 0.0, 2.0 / 9.0]);
+        // The entropy is 1.28 nats; surprises 1.20, 0.92, 2.30, 1.61: nearest first 0.3, then 0.2, then 0.4.
+        assert_distribution(Sampling { typical: 0.45, ..plain() }, [0.6, 0.0, 0.0, 0.4]);
+        let squared = [9.0 / 30.0, 16.0 / 30.0, 1.0 / 30.0, 4.0 / 30.0];
+        assert_distribution(Sampling { temperature: 0.5, ..plain() }, squared);
+        let bias = vec![(2, 3f32.ln()), (3, -1000.0)];
+        assert_distribution(Sampling { logit_bias: bias, ..plain() }, [0.3, 0.4, 0.3, 0.0]);
+    }
+
+    #[test]
+    fn penalties_follow_their_formulas() {
+        let sampling = Sampling {
+            temperature: 0.0,
+            repetition_penalty: 2.0,
+            frequency_penalty: 0.25,
+            presence_penalty: 0.5,
+            ..Sampling::default()
+        };
+        let mut sampler = Sampler::new(sampling, &[0], 0).expect("valid");
+        sampler.accept(1);
+        sampler.accept(1);
+        sampler.logits = vec![4.0, 4.0, -1.0, 4.0];
+        sampler.change_logits();
+        assert_eq!(sampler.logits, [2.0, 4.0 / 2.0 - 2.0 * 0.25 - 0.5, -1.0, 4.0]);
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_of_equals() {
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+    }
+
+    #[test]
+    fn equal_seeds_give_equal_answers() {
+        let answer = |seed| {
+            let mut sampler =
+                Sampler::new(Sampling { seed: Some(seed), ..Sampling::default() }, &[], 0).expect("valid");
+            (0..50).map(|_| sampler.pick(&LOGITS).id).collect::<Vec<_>>()
+        };
+        assert_eq!(answer(3), answer(3));
+        assert_ne!(answer(3), answer(4));
+    }
+
+    proptest! {
+        #[test]
+        fn never_picks_what_is_not_there(
+            logits in proptest::collection::vec(-1e30f32..1e30, 1..600),
+            temperature in 0f32..100.0, top_k in 0usize..700, top_p in 0.001f32..=1.0, min_p in 0f32..=1.0,
+            typical in 0.001f32..=1.0, seed: u64,
+        ) {
+            let sampling =
+                Sampling { temperature, top_k, top_p, min_p, typical, seed: Some(seed), ..Sampling::default() };
+            let mut sampler = Sampler::new(sampling, &[], 0).expect("valid");
+            let token = sampler.pick(&logits);
+            prop_assert!((token.id as usize) < logits.len());
+            prop_assert!(token.logprob <= 0.0);
+        }
+
+        #[test]
+        fn a_large_nucleus_is_found_whole(n in 1usize..5000, top_p in 0.01f32..0.999) {
+            // Equal weights: the nucleus is the first ids, as many as reach the share.
+            let mut candidates: Vec<_> = (0..n as u32).rev().map(|id| Candidate { id, weight: 1.0 }).collect();
+            keep_until(&mut candidates, f64::from(top_p), by_weight);
+            prop_assert_eq!(candidates.len(), (f64::from(top_p) * n as f64).ceil() as usize);
+            prop_assert!(candidates.iter().enumerate().all(|(i, c)| c.id as usize == i));
+        }
+    }
+}

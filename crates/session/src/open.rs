@@ -1,0 +1,56 @@
+//! From a model's files to its tokenizer.
+
+use crate::Error;
+use puna_checkpoint::{Checkpoint, TokenizerSource};
+use puna_text::{GgufVocabulary, Tokenizer};
+use std::path::Path;
+
+/// The tokenizer of a checkpoint.
+///
+/// # Errors
+/// When it has none, or one that can't be read, or one with more tokens than the model.
+pub fn tokenizer(checkpoint: &Checkpoint, path: &Path) -> Result<Tokenizer, Error> {
+    let tokenizer = match &checkpoint.tokenizer {
+        TokenizerSource::Tiktoken(file) | TokenizerSource::TokenizerJson(file) => load_tokenizer(file)?,
+        TokenizerSource::Gguf(v) => {
+            let vocabulary = GgufVocabulary {
+                model: v.model.clone(),
+                pre: v.pre.clone(),
+                tokens: v.tokens.clone(),
+                token_types: v.token_types.clone(),
+                scores: v.scores.clone(),
+                merges: v.merges.clone(),
+                bos: v.bos,
+                eos: v.eos,
+                add_bos: v.add_bos,
+                add_space_prefix: v.add_space_prefix,
+            };
+            Tokenizer::from_gguf(&vocabulary)
+                .map_err(|source| Error::Tokenizer { path: path.display().to_string(), source })?
+        }
+        TokenizerSource::None => {
+            return Err(Error::Mismatch {
+                what: path.display().to_string(),
+                expected: "a tokenizer.json, a tokenizer.model or a tokenizer in the GGUF's metadata".into(),
+                found: "none of them".into(),
+            });
+        }
+    };
+    if tokenizer.vocab_size() > checkpoint.config.vocab_size {
+        return Err(Error::Mismatch {
+            what: format!("{}: vocabulary", path.display()),
+            expected: format!("at most {} tokens, as the model has", checkpoint.config.vocab_size),
+            found: format!("{} in the tokenizer", tokenizer.vocab_size()),
+        });
+    }
+    Ok(tokenizer)
+}
+
+/// A tokenizer from its own file: `tokenizer.json`, or Meta's `tokenizer.model`.
+pub fn load_tokenizer(file: &Path) -> Result<Tokenizer, Error> {
+    let path = file.display().to_string();
+    let bytes = std::fs::read(file).map_err(|source| Error::Read { path: path.clone(), source })?;
+    let json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let result = if json { Tokenizer::from_tokenizer_json(&bytes) } else { Tokenizer::from_tiktoken(&bytes) };
+    result.map_err(|source| Error::Tokenizer { path, source })
+}

@@ -1,0 +1,196 @@
+//! One conversation with a model.
+
+use crate::Error;
+use crate::stop::StopStrings;
+use puna_engine::{Engine, Finish, Generation, Limits, Sampler, Sampling, Sequence};
+use puna_text::Tokenizer;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// A model that answers, one conversation at a time; what a prompt shares with the one before is not computed again.
+pub struct Session {
+    engine: Engine,
+    tokenizer: Tokenizer,
+    sequence: Sequence,
+    /// Tokens that end an answer.
+    stop_tokens: Vec<u32>,
+}
+
+/// How to answer.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// How to sample.
+    pub sampling: Sampling,
+    /// Tokens at most; none for as many as the context has room for.
+    pub max_tokens: Option<usize>,
+    /// Strings that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+    /// Goes on after the model's own end tokens, and shows special tokens.
+    pub ignore_end: bool,
+}
+
+/// What happens while an answer is made.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// So many of the prompt's tokens are computed.
+    Prefill {
+        /// Tokens done.
+        done: usize,
+        /// Tokens to do: those that were not in the cache.
+        total: usize,
+    },
+    /// More of the answer, whole characters.
+    Text(&'a str),
+}
+
+/// A finished answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its tokens, the stop token included.
+    pub ids: Vec<u32>,
+    /// Natural logarithm of each token's probability under the model.
+    pub logprobs: Vec<f32>,
+    /// Its text.
+    pub text: String,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// `stop`, `length` or `cancelled`.
+    pub finish_reason: &'static str,
+    /// The end token that the model chose, if it did.
+    pub stop_token: Option<u32>,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// Where the time went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Prompt tokens that were computed; the rest was in the cache.
+    pub prefill_tokens: usize,
+    /// From the call to the logits after the prompt.
+    pub prefill: Duration,
+    /// Tokens computed one by one: the answer's, but the last.
+    pub decode_tokens: usize,
+    /// From then to the end.
+    pub decode: Duration,
+}
+
+impl Timings {
+    /// Prompt tokens a second.
+    pub fn prefill_rate(&self) -> f64 {
+        rate(self.prefill_tokens, self.prefill)
+    }
+
+    /// Generated tokens a second.
+    pub fn decode_rate(&self) -> f64 {
+        rate(self.decode_tokens, self.decode)
+    }
+}
+
+fn rate(n: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
+}
+
+impl Session {
+    /// A session with an empty conversation.
+    pub fn new(engine: Engine, tokenizer: Tokenizer, stop_tokens: Vec<u32>) -> Session {
+        Session { engine, tokenizer, sequence: Sequence::default(), stop_tokens }
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The engine, to be used directly.
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// Answers a prompt of token ids. `on_event` is told of everything as it happens, and ends the answer by
+    /// `ControlFlow::Break`.
+    pub fn answer(
+        &mut self,
+        prompt: &[u32],
+        options: &Options,
+        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Answer, Error> {
+        let start = Instant::now();
+        let sampler = Sampler::new(options.sampling.clone(), prompt, random_seed())?;
+        let limits = Limits {
+            max_tokens: options.max_tokens.unwrap_or(usize::MAX),
+            stop_tokens: if options.ignore_end { Vec::new() } else { self.stop_tokens.clone() },
+        };
+        let mut answer = Answer {
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+            text: String::new(),
+            prompt_tokens: prompt.len(),
+            finish_reason: "cancelled",
+            stop_token: None,
+            timings: Timings::default(),
+        };
+        let timings = &mut answer.timings;
+        let logits = self.engine.prefill(&mut self.sequence, prompt, &mut |done, total| {
+            timings.prefill_tokens = done;
+            on_event(Event::Prefill { done, total }).is_continue()
+        })?;
+        timings.prefill = start.elapsed();
+        let Some(logits) = logits else { return Ok(answer) };
+        let mut generation = Generation::new(sampler, limits, logits);
+        let mut decoder = self.tokenizer.decoder();
+        decoder.show_specials(options.ignore_end);
+        let mut stops = StopStrings::new(&options.stop);
+        let decode_start = Instant::now();
+        let mut ended = false;
+        while let Some(token) = generation.take() {
+            answer.ids.push(token.id);
+            answer.logprobs.push(token.logprob);
+            if !matches!(generation.finish(), Some(Finish::Stop(_))) {
+                let (text, stopped) = stops.push(&decoder.push(token.id));
+                answer.text += &text;
+                let cancelled = !text.is_empty() && on_event(Event::Text(&text)).is_break();
+                if stopped || cancelled {
+                    answer.finish_reason = if stopped { "stop" } else { "cancelled" };
+                    ended = true;
+                    break;
+                }
+            }
+            generation.advance(&mut self.engine, &mut self.sequence, token)?;
+        }
+        if !ended {
+            let (mut text, stopped) = stops.push(&decoder.finish());
+            if !stopped {
+                text += &stops.finish();
+            }
+            answer.text += &text;
+            if !text.is_empty() {
+                // The answer is complete; there is nothing left to break off.
+                let _ = on_event(Event::Text(&text));
+            }
+            answer.finish_reason = match generation.finish() {
+                Some(Finish::Stop(id)) => {
+                    answer.stop_token = Some(id);
+                    "stop"
+                }
+                _ if stopped => "stop",
+                _ => "length",
+            };
+        }
+        answer.timings.decode_tokens = answer.ids.len().saturating_sub(1);
+        answer.timings.decode = decode_start.elapsed();
+        Ok(answer)
+    }
+}
+
+/// A seed for an answer whose sampling names none.
+fn random_seed() -> u64 {
+    // The standard library's hasher keys are random and need no further dependency.
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
