@@ -1,0 +1,57 @@
+//! The alphabet of byte-level vocabularies: GPT-2's way to write any bytes as printable text, one character for each byte.
+//!
+//! Printable Latin-1 characters stand for themselves; the other 68 bytes are numbered from U+0100 on.
+
+/// Bytes that stand for themselves.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)
+}
+
+/// From character to byte.
+pub(super) struct ByteAlphabet {
+    /// For each character from U+0000 to the last of the alphabet.
+    bytes: [Option<u8>; 256 + 68],
+}
+
+impl ByteAlphabet {
+    pub(super) fn new() -> ByteAlphabet {
+        let mut bytes = [None; 256 + 68];
+        let mut next = 256;
+        for byte in 0..=u8::MAX {
+            let code = if is_plain(byte) {
+                usize::from(byte)
+            } else {
+                next += 1;
+                next - 1
+            };
+            bytes[code] = Some(byte);
+        }
+        ByteAlphabet { bytes }
+    }
+
+    /// Appends the bytes that a text stands for; `false`, and some of them, if a character is not of the alphabet.
+    pub(super) fn decode(&self, text: &str, bytes: &mut Vec<u8>) -> bool {
+        for c in text.chars() {
+            match self.bytes.get(c as usize) {
+                Some(Some(byte)) => bytes.push(*byte),
+                _ => return false,
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_characters() {
+        let alphabet = ByteAlphabet::new();
+        let mut bytes = Vec::new();
+        assert!(alphabet.decode("aĠĊ!ÿĀŃ", &mut bytes));
+        assert_eq!(bytes, [b'a', b' ', b'\n', b'!', 0xFF, 0x00, 0xAD]);
+        assert!(!alphabet.decode("a b", &mut bytes));
+        assert!(!alphabet.decode("你", &mut bytes));
+    }
+}
