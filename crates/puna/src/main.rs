@@ -1,2 +1,73 @@
-//! placeholder
-fn main() {}
+//! `puna`: run, measure and own the Llama models. One file a verb; the only crate that names a back-end.
+
+mod bench;
+mod chat;
+mod chat_format;
+mod inspect;
+mod model;
+mod run;
+mod score;
+mod show;
+mod synth;
+mod tokenize;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Run, measure and own the Llama models.
+#[derive(Parser)]
+#[command(name = "puna", version, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Run(run::Args),
+    Score(score::Args),
+    Tokenize(tokenize::Args),
+    ChatFormat(chat_format::Args),
+    Inspect(inspect::Args),
+    Synth(synth::Args),
+    Bench(bench::Args),
+}
+
+/// Exit code for bad input: the same as for a command line that can't be parsed.
+const BAD_INPUT: u8 = 2;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Run(args) => run::run(args),
+        Verb::Score(args) => score::run(args),
+        Verb::Tokenize(args) => tokenize::run(args),
+        Verb::ChatFormat(args) => chat_format::run(args),
+        Verb::Inspect(args) => inspect::run(args),
+        Verb::Synth(args) => synth::run(args),
+        Verb::Bench(args) => bench::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough, e.g. `| head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(BAD_INPUT)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

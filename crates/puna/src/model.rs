@@ -1,0 +1,145 @@
+//! From the command line's MODEL to a session: files, memory, back-end, tokenizer.
+
+use crate::show;
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use puna_checkpoint::{Checkpoint, Config};
+use puna_cpu::Cpu;
+use puna_engine::Engine;
+use puna_llama::{KvFormat, KvShape, Llama, LoadOptions, Model, PAGE_LEN};
+use puna_session::Session;
+use puna_text::Tokenizer;
+use std::path::PathBuf;
+
+/// Tokens of one forward pass: enough that each weight's unpacking is paid by many.
+const MAX_BATCH: usize = 512;
+
+/// Which model, and how to hold it.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// A directory as published by Hugging Face or Meta, or a .gguf file
+    pub model: PathBuf,
+    /// Threads [default: as many as this process may run at once]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Tokens that prompt and answer may have together [default: the model's own limit, or less if memory is short]
+    #[arg(long, value_name = "TOKENS")]
+    pub context: Option<usize>,
+    /// How keys and values are stored
+    #[arg(long, value_enum, default_value_t)]
+    pub kv: Kv,
+}
+
+/// [`KvFormat`] on the command line.
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum Kv {
+    /// Half precision
+    #[default]
+    F16,
+    /// Exact, twice the memory
+    F32,
+    /// 8 bits, half the memory
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl From<Kv> for KvFormat {
+    fn from(kv: Kv) -> KvFormat {
+        match kv {
+            Kv::F16 => KvFormat::F16,
+            Kv::F32 => KvFormat::F32,
+            Kv::Q8_0 => KvFormat::Q8_0,
+        }
+    }
+}
+
+/// The KV cache that a model needs for `context` tokens.
+pub fn kv_shape(config: &Config, format: KvFormat, context: usize) -> KvShape {
+    KvShape {
+        n_layers: config.n_layers,
+        n_kv_heads: config.n_kv_heads,
+        head_dim: config.head_dim,
+        format,
+        n_pages: context.div_ceil(PAGE_LEN),
+    }
+}
+
+impl ModelArgs {
+    /// Opens and checks the model's files.
+    pub fn open(&self) -> Result<Checkpoint> {
+        Ok(puna_checkpoint::open(&self.model)?)
+    }
+
+    /// The back-end that will compute.
+    pub fn cpu(&self) -> Cpu {
+        Cpu::new(self.threads.map_or_else(Cpu::default_threads, usize::from))
+    }
+
+    /// The context to run with: what was asked for, if the model and the memory allow it.
+    fn context(&self, config: &Config, wanted: Option<usize>) -> Result<usize> {
+        let available = available_memory();
+        let bytes_at = |context| kv_shape(config, self.kv.into(), context).bytes_at(context);
+        match self.context.or(wanted) {
+            Some(0) => bail!("--context: expected at least 1, found 0"),
+            Some(context) if context > config.context_length => bail!(
+                "--context: expected at most {}, what the model was trained for, found {context}",
+                config.context_length
+            ),
+            Some(context) => {
+                let needed = bytes_at(context);
+                if let Some(available) = available.filter(|available| needed > *available) {
+                    bail!(
+                        "a context of {context} tokens needs {} for keys and values: expected at most {}, the \
+                         available memory; lower --context or use --kv q8_0",
+                        show::bytes(needed),
+                        show::bytes(available)
+                    );
+                }
+                Ok(context)
+            }
+            // Half of the memory at most: the weights want to stay in the other half.
+            None => {
+                let fits = |context: &usize| available.is_none_or(|available| bytes_at(*context) <= available / 2);
+                let halves = std::iter::successors(Some(config.context_length), |context| Some(context / 2));
+                Ok(halves.take_while(|context| *context > PAGE_LEN).find(fits).unwrap_or(PAGE_LEN))
+            }
+        }
+    }
+
+    /// Loads the model; `wanted` is the context where the command line asks for none.
+    pub fn engine(&self, checkpoint: &Checkpoint, wanted: Option<usize>) -> Result<Engine> {
+        let context = self.context(&checkpoint.config, wanted)?;
+        let options = LoadOptions { kv_format: self.kv.into(), cache_tokens: context, max_batch: MAX_BATCH };
+        let bar = show::byte_bar("loading", checkpoint.tensor_bytes());
+        let model = Llama::load(self.cpu(), checkpoint, options, &mut |done, _| bar.set_position(done))
+            .with_context(|| self.model.display().to_string())?;
+        bar.finish_and_clear();
+        Ok(Engine::new(Box::new(model), context))
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
+        Ok(puna_session::tokenizer(checkpoint, &self.model)?)
+    }
+
+    /// A session with the model.
+    pub fn session(&self, checkpoint: &Checkpoint) -> Result<Session> {
+        let tokenizer = self.tokenizer(checkpoint)?;
+        let mut stop_tokens = tokenizer.stop_tokens();
+        stop_tokens.extend(checkpoint.generation.eos.iter().filter(|id| !tokenizer.stop_tokens().contains(id)));
+        Ok(Session::new(self.engine(checkpoint, None)?, tokenizer, stop_tokens))
+    }
+}
+
+/// Memory that can be had without pushing anything else out, in bytes, where the system tells.
+pub fn available_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Speed of decoding in the terms of its limit: tokens a second, and the bytes of weights that took.
+pub fn decode_figures(model: &dyn Model, tokens_per_second: f64) -> String {
+    let bytes_per_second = tokens_per_second * model.bytes_per_token() as f64;
+    format!("{tokens_per_second:.1} tokens/s, {:.1} GB/s of weights", bytes_per_second / 1e9)
+}
