@@ -1,0 +1,10 @@
+//! The safetensors container: header reader and streaming writer. No model knowledge.
+//!
+//! Layout: a little-endian u64 `n`, `n` bytes of JSON (name → `dtype`, `shape`, `data_offsets`), then the data, to the
+//! end of the file, without gaps.
+
+mod header;
+mod writer;
+
+pub use header::{Entry, Header, HeaderError, Shape};
+pub use writer::{Declaration, Writer};
