@@ -132,7 +132,7 @@ fn matmul<B: Backend>(backend: &B, random: &mut Random, format: Format) {
 
 /// A matrix that a model-parallel release cut by rows and by columns, with scales of its own for each part's rows.
 fn matmul_in_parts<B: Backend>(backend: &B, random: &mut Random) {
-    for format in [Format::BF16, Format::Q8_0] {
+    for format in [Format::F8E4M3, Format::BF16, Format::Q8_0] {
         let (rows, cols) = (40, 192);
         let mut values = vec![0f64; rows * cols];
         let mut parts = Vec::new();

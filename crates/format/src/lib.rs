@@ -10,6 +10,7 @@
 mod bf16;
 mod f16;
 mod f32;
+mod f8e4m3;
 mod q8_0;
 
 pub use q8_0::BlockQ8_0;
@@ -24,6 +25,8 @@ pub enum Format {
     F16,
     /// The upper half of an [`Format::F32`].
     BF16,
+    /// OCP 8-bit float with four exponent bits.
+    F8E4M3,
     /// 32 × i8 with one f16 scale.
     Q8_0,
 }
@@ -49,7 +52,7 @@ pub struct Info {
 }
 
 /// Every format, in the order that help texts show.
-pub static FORMATS: &[&Info] = &[&f32::INFO, &f16::INFO, &bf16::INFO, &q8_0::INFO];
+pub static FORMATS: &[&Info] = &[&f32::INFO, &f16::INFO, &bf16::INFO, &f8e4m3::INFO, &q8_0::INFO];
 
 impl Format {
     /// The table entry of this format.
@@ -80,7 +83,7 @@ impl Format {
     /// Bytes of a row of `n` values; `None` when `n` is not a whole number of blocks or the product overflows.
     pub fn row_bytes(self, n: usize) -> Option<usize> {
         let info = self.info();
-        if n % info.block_elems != 0 {
+        if !n.is_multiple_of(info.block_elems) {
             return None;
         }
         (n / info.block_elems).checked_mul(info.block_bytes)

@@ -1,14 +1,9 @@
 //! `puna`: run, measure and own the Llama models. One file a verb; the only crate that names a back-end.
 
-mod bench;
-mod chat;
-mod chat_format;
-mod inspect;
 mod model;
 mod run;
 mod score;
 mod show;
-mod synth;
 mod tokenize;
 
 use clap::{Parser, Subcommand};
@@ -27,10 +22,6 @@ enum Verb {
     Run(run::Args),
     Score(score::Args),
     Tokenize(tokenize::Args),
-    ChatFormat(chat_format::Args),
-    Inspect(inspect::Args),
-    Synth(synth::Args),
-    Bench(bench::Args),
 }
 
 /// Exit code for bad input: the same as for a command line that can't be parsed.
@@ -41,10 +32,6 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(args),
         Verb::Score(args) => score::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
-        Verb::ChatFormat(args) => chat_format::run(args),
-        Verb::Inspect(args) => inspect::run(args),
-        Verb::Synth(args) => synth::run(args),
-        Verb::Bench(args) => bench::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,12 +16,6 @@ pub enum Error {
     /// The engine's own errors.
     #[error(transparent)]
     Engine(#[from] puna_engine::Error),
-    /// A conversation that can't be written in the model's format.
-    #[error(transparent)]
-    Chat(#[from] puna_text::chat::ChatError),
-    /// A template that can't be used.
-    #[error(transparent)]
-    Template(#[from] puna_text::template::TemplateError),
     /// A tokenizer that can't be used.
     #[error("{path}: {source}")]
     Tokenizer {

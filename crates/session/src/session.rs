@@ -143,8 +143,7 @@ impl Session {
         timings.prefill = start.elapsed();
         let Some(logits) = logits else { return Ok(answer) };
         let mut generation = Generation::new(sampler, limits, logits);
-        let mut decoder = self.tokenizer.decoder();
-        decoder.show_specials(options.ignore_end);
+        let mut decoder = self.tokenizer.decoder().show_specials(options.ignore_end);
         let mut stops = StopStrings::new(&options.stop);
         let decode_start = Instant::now();
         let mut ended = false;

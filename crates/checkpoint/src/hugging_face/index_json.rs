@@ -31,8 +31,9 @@ impl<'a> Index<'a> {
         let mut n = 0usize;
         json::read(bytes, Top { each: &mut |_, _| n += 1, found: false })?;
         let mut map = Vec::with_capacity(n);
-        let top = json::read(bytes, Top { each: &mut |tensor, file| map.push((tensor, file)), found: false })?;
-        if !top.found {
+        let mut each = |tensor, file| map.push((tensor, file));
+        let found = json::read(bytes, Top { each: &mut each, found: false })?.found;
+        if !found {
             return Err(ConfigError::Missing("weight_map"));
         }
         map.sort_unstable();
