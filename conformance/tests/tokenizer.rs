@@ -1,5 +1,7 @@
 //! The tokenizer against OpenAI's tiktoken (vectors, and tiktoken-rs on random text) and Hugging Face's tokenizers.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;

@@ -8,14 +8,14 @@
 //!
 //! Modules import only from those below them.
 
-mod hugging_face;
-pub mod safetensors;
-mod tensor;
-mod json;
 mod config;
+mod error;
+mod hugging_face;
+mod json;
 mod mapped;
 mod name;
-mod error;
+pub mod safetensors;
+mod tensor;
 
 pub use config::{Config, ConfigError, Rope, RopePairing, RopeScaling};
 pub use error::Error;

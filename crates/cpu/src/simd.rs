@@ -34,7 +34,7 @@ pub(crate) fn exp8(x: __m256) -> __m256 {
         _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC,
     );
     // ln 2 in two pieces, the first with few enough bits that n times it is exact.
-    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693_359_375), x);
+    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(355.0 / 512.0), x);
     let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.121_944_4e-4), r);
     let mut p = _mm256_set1_ps(1.0 / 5040.0);
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {

@@ -23,7 +23,8 @@ static MAGNITUDES: [f32; 128] = {
     while code < 127 {
         let (exponent, mantissa) = (code >> 3, (code & 7) as f32);
         // Subnormals have the exponent of the smallest normals and no leading one.
-        let (mut value, mut shift) = if exponent == 0 { (mantissa, -9) } else { (8.0 + mantissa, exponent as i32 - 10) };
+        let (mut value, mut shift) =
+            if exponent == 0 { (mantissa, -9) } else { (8.0 + mantissa, exponent as i32 - 10) };
         while shift > 0 {
             value *= 2.0;
             shift -= 1;

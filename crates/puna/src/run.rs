@@ -98,7 +98,8 @@ pub fn run(args: Args) -> Result<()> {
         seed: args.seed,
     };
     sampling.check()?;
-    let options = Options { sampling, max_tokens: args.max_tokens, stop: args.stop.clone(), ignore_end: args.ignore_eos };
+    let options =
+        Options { sampling, max_tokens: args.max_tokens, stop: args.stop.clone(), ignore_end: args.ignore_eos };
     let mut session = args.model.session(&checkpoint)?;
     let prompt = match &args.ids_file {
         Some(file) => score::read_ids(file)?,

@@ -47,7 +47,8 @@ pub fn run(args: Args) -> Result<()> {
     let logprobs = match (&args.ids_file, &args.text_file) {
         (Some(file), _) => {
             let ids = read_ids(file)?;
-            let mut engine = args.model.engine(&checkpoint, Some(ids.len().clamp(1, checkpoint.config.context_length)))?;
+            let mut engine =
+                args.model.engine(&checkpoint, Some(ids.len().clamp(1, checkpoint.config.context_length)))?;
             args.chunk.inspect(|chunk| engine.set_chunk(*chunk));
             score_ids(&mut engine, &ids, args.logits.as_deref())?
         }

@@ -43,8 +43,10 @@ pub fn run(args: Args) -> Result<()> {
         ids.push(tokenizer.bos().context("--bos: expected a begin-of-text token, found none in this vocabulary")?);
     }
     ids.extend(tokenizer.encode(&text));
-    let pieces: Vec<String> =
-        ids.iter().map(|id| String::from_utf8_lossy(tokenizer.token_bytes(*id).unwrap_or_default()).into_owned()).collect();
+    let pieces: Vec<String> = ids
+        .iter()
+        .map(|id| String::from_utf8_lossy(tokenizer.token_bytes(*id).unwrap_or_default()).into_owned())
+        .collect();
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::json!({ "ids": ids, "tokens": pieces }))?;

@@ -166,7 +166,9 @@ impl<'a> Object<'a> for &mut HfConfig {
                     let mut on: Option<bool> = None;
                     set(&mut on, key, map)?;
                     match on {
-                        Some(true) => Err(at(key, &format_args!("true, but {what} is not part of the Llama architecture"))),
+                        Some(true) => {
+                            Err(at(key, &format_args!("true, but {what} is not part of the Llama architecture")))
+                        }
                         _ => Ok(()),
                     }
                 }
@@ -281,6 +283,7 @@ impl HfConfig {
 struct Architectures;
 
 impl<'a> Deserialize<'a> for Architectures {
+    #[allow(non_local_definitions, reason = "the visitor is of no use elsewhere")]
     fn deserialize<D: de::Deserializer<'a>>(d: D) -> Result<Self, D::Error> {
         impl<'a> Visitor<'a> for Architectures {
             type Value = Architectures;

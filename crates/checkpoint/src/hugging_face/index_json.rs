@@ -8,11 +8,7 @@ use crate::{
     safetensors::Header,
 };
 use serde::de::MapAccess;
-use std::{
-    borrow::Cow,
-    collections::BTreeSet,
-    path::Path,
-};
+use std::{borrow::Cow, collections::BTreeSet, path::Path};
 
 /// The checked index.
 #[derive(Debug)]
@@ -49,13 +45,7 @@ impl<'a> Index<'a> {
     }
 
     /// Holds the index against the header of the shard `file`: both must name the same tensors.
-    pub(crate) fn agrees(
-        &self,
-        index_path: &Path,
-        path: &Path,
-        file: &str,
-        header: &Header<'_>,
-    ) -> Result<(), Error> {
+    pub(crate) fn agrees(&self, index_path: &Path, path: &Path, file: &str, header: &Header<'_>) -> Result<(), Error> {
         let disagree = |tensor: &str, found: &str, expected: &str| Error::Disagree {
             path: path.to_owned(),
             other: index_path.to_owned(),
@@ -109,7 +99,10 @@ impl<'a> Object<'a> for WeightMap<'_, 'a> {
     fn key<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         let file = map.next_value_seed(Text).map_err(|e| at(key, &e))?;
         if !is_plain(&file) {
-            return Err(at(key, &format_args!("`{}`, expected a plain file name ending in .safetensors", shown(&file))));
+            return Err(at(
+                key,
+                &format_args!("`{}`, expected a plain file name ending in .safetensors", shown(&file)),
+            ));
         }
         // Keys come borrowed only through the reader; one owned copy a tensor is bounded by the file.
         (self.each)(Cow::Owned(key.to_owned()), file);

@@ -47,9 +47,7 @@ pub(crate) fn open(dir: &Path) -> Result<Checkpoint, Error> {
     };
     let index = match &index_bytes {
         None => None,
-        Some(bytes) => {
-            Some(Index::parse(bytes).map_err(|error| Error::Config { path: index_path.clone(), error })?)
-        }
+        Some(bytes) => Some(Index::parse(bytes).map_err(|error| Error::Config { path: index_path.clone(), error })?),
     };
     let names: Vec<String> = match &index {
         None => vec![SINGLE.into()],

@@ -84,7 +84,7 @@ pub(super) fn tile(_: Avx2, format: Format, tile: &Tile<'_, '_, f32>) {
             (Format::F32, 1) => one_token::<F32>(tile),
             (Format::F16, 1) => one_token::<F16>(tile),
             (Format::BF16, 1) => one_token::<Bf16>(tile),
-                        (Format::F8E4M3, 1) => one_token::<F8E4M3>(tile),
+            (Format::F8E4M3, 1) => one_token::<F8E4M3>(tile),
             _ => many_tokens(format, tile),
         }
     }
@@ -147,7 +147,7 @@ unsafe fn many_tokens(format: Format, tile: &Tile<'_, '_, f32>) {
                 match format {
                     Format::F16 => decode::<F16>(bytes, out),
                     Format::BF16 => decode::<Bf16>(bytes, out),
-                                        Format::F8E4M3 => decode::<F8E4M3>(bytes, out),
+                    Format::F8E4M3 => decode::<F8E4M3>(bytes, out),
                     _ => format.decode(bytes, out),
                 }
             }

@@ -1,0 +1,151 @@
+//! Logits, continuations and likelihoods against transformers in f32.
+
+use puna_conformance::models;
+use puna_cpu::Cpu;
+use puna_engine::sampler::{argmax, log_probability};
+use puna_engine::{Engine, Sequence};
+use puna_llama::{KvFormat, Llama, LoadOptions};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+const PROMPTS: [&str; 5] = ["plain", "oz", "one", "chat", "unicode"];
+
+fn engine(form: &str, kv_format: KvFormat, n_threads: usize, context: usize) -> Engine {
+    let checkpoint = puna_checkpoint::open(&models().join("bard").join(form)).expect("a model");
+    let options = LoadOptions { kv_format, cache_tokens: context, max_batch: 512 };
+    let model = Llama::load(Cpu::new(n_threads), &checkpoint, options, &mut |_, _| ()).expect("memory");
+    Engine::new(Box::new(model), context)
+}
+
+struct Golden {
+    json: Value,
+    tensors: Vec<u8>,
+}
+
+impl Golden {
+    fn read(name: &str) -> Golden {
+        let path = |extension: &str| models().join(format!("bard/golden/{name}.{extension}"));
+        let json = std::fs::read(path("json")).expect("golden values");
+        Golden {
+            json: serde_json::from_slice(&json).expect("JSON"),
+            tensors: std::fs::read(path("safetensors")).expect("golden logits"),
+        }
+    }
+
+    fn ids(&self, prompt: &str, key: &str) -> Vec<u32> {
+        let ids = self.json[prompt][key].as_array().expect("an array");
+        ids.iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+    }
+
+    fn logits(&self, key: &str) -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(&self.tensors).expect("safetensors");
+        let data = tensors.tensor(key).expect("the prompt's logits").data().to_vec();
+        data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+}
+
+fn all_logits(engine: &mut Engine, ids: &[u32]) -> Vec<f32> {
+    let mut all = Vec::new();
+    engine.score(ids, &mut |_, logits| all.extend_from_slice(logits)).expect("a valid prompt");
+    all
+}
+
+/// `|found - expected| / |expected|` in the Euclidean norm.
+fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let square = |v: f64| v * v;
+    let error: f64 = found.iter().zip(expected).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    let norm: f64 = expected.iter().map(|b| square(f64::from(*b))).sum();
+    (error / norm).sqrt()
+}
+
+/// Every form of the weights in floats, with its golden values.
+const FORMS: [(&str, &str); 2] = [("hf", "hf-fp32"), ("hf-fp8", "fp8-fp32")];
+
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn logits_of_float_forms() {
+    for (form, golden) in FORMS {
+        let golden = Golden::read(golden);
+        for (kv_format, bound) in [(KvFormat::F32, 1e-5), (KvFormat::F16, 1e-3)] {
+            let mut engine = engine(form, kv_format, 2, 16_384);
+            for prompt in PROMPTS {
+                let found = all_logits(&mut engine, &golden.ids(prompt, "ids"));
+                let error = relative_error(&found, &golden.logits(&format!("{prompt}.logits")));
+                println!("{form}, {} KV, {prompt}: relative error {error:.2e}", kv_format.name());
+                assert!(error <= bound, "{form}, {prompt}: {error:e} > {bound:e}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn logits_after_twelve_thousand_tokens() {
+    let golden = Golden::read("hf-fp32");
+    let ids = golden.ids("long", "ids");
+    for (kv_format, bound) in [(KvFormat::F32, 1e-5), (KvFormat::F16, 1e-3)] {
+        let mut engine = engine("hf", kv_format, 2, 16_384);
+        let mut sequence = Sequence::default();
+        let logits = engine.prefill(&mut sequence, &ids, &mut |_, _| true).expect("fits").expect("not cancelled");
+        let error = relative_error(logits, &golden.logits("long.last_logits"));
+        println!("long, {} KV: relative error {error:.2e}", kv_format.name());
+        assert!(error <= bound, "{error:e} > {bound:e}");
+    }
+}
+
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn greedy_continuations_and_likelihoods() {
+    for (form, golden) in FORMS {
+        let golden = Golden::read(golden);
+        let mut engine = engine(form, KvFormat::F32, 2, 16_384);
+        for prompt in PROMPTS {
+            let ids = golden.ids(prompt, "ids");
+            if let Some(expected) = golden.json[prompt]["nll_mean"].as_f64() {
+                let mut sum = 0.0;
+                let each = &mut |position: usize, logits: &[f32]| {
+                    let next = ids.get(position + 1);
+                    sum -= next.map_or(0.0, |next| f64::from(log_probability(logits, *next)));
+                };
+                engine.score(&ids, each).expect("a valid prompt");
+                let found = sum / (ids.len() - 1) as f64;
+                assert!((found / expected - 1.0).abs() < 1e-5, "{form}, {prompt}: nll {found}, expected {expected}");
+            }
+            if golden.json[prompt]["greedy"].is_null() {
+                continue;
+            }
+            let mut sequence = Sequence::default();
+            let logits = engine.prefill(&mut sequence, &ids, &mut |_, _| true).expect("fits").expect("not cancelled");
+            let mut next = argmax(logits);
+            for expected in golden.ids(prompt, "greedy") {
+                assert_eq!(next, expected, "{form}, {prompt}");
+                next = argmax(engine.decode(&mut sequence, next).expect("fits"));
+            }
+            engine.release(sequence);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn the_same_bits_in_any_chunks_on_any_threads() {
+    let golden = Golden::read("hf-fp32");
+    let ids = &golden.ids("long", "ids")[..1200];
+    for form in ["hf", "hf-fp8"] {
+        for kv_format in KvFormat::ALL {
+            let run = |n_threads: usize, chunk: usize| {
+                let mut engine = engine(form, kv_format, n_threads, 2048);
+                engine.set_chunk(chunk);
+                let mut sequence = Sequence::default();
+                let logits = engine.prefill(&mut sequence, ids, &mut |_, _| true).expect("fits");
+                logits.expect("not cancelled").iter().map(|logit| logit.to_bits()).collect::<Vec<_>>()
+            };
+            let expected = run(1, 512);
+            for (n_threads, chunk) in [(1, 1), (2, 7), (2, 64), (2, 512)] {
+                let same = run(n_threads, chunk) == expected;
+                assert!(same, "{form}, {} KV: {n_threads} threads, chunks of {chunk}", kv_format.name());
+            }
+        }
+    }
+}
