@@ -1,7 +1,7 @@
-//! `F8_E4M3`: one sign, four exponent (bias 7) and three mantissa bits; no infinities, 0x7f and 0xff are NaN.
+//! `F8_E4M3`: the 8-bit float "E4M3" of the OCP 8-bit floating point specification (2023), the "fn" kind: no
+//! infinities, and only 0x7F and 0xFF are NaN, so the largest number is 448.
 //!
-//! The "fn" variant of the OCP 8-bit floating point specification (2023), as safetensors and PyTorch have it. The
-//! largest value is 448; row scales live beside the tensor.
+//! Layout: sign (1), exponent (4, bias 7), mantissa (3). In safetensors only; GGUF has no such type.
 
 use crate::{Format, Info};
 
@@ -16,56 +16,49 @@ pub(crate) static INFO: Info = Info {
     encode,
 };
 
-/// Values of the 128 non-negative codes.
-static MAGNITUDES: [f32; 128] = {
-    let mut table = [0f32; 128];
-    let mut code = 0;
-    while code < 127 {
-        let (exponent, mantissa) = (code >> 3, (code & 7) as f32);
-        // Subnormals have the exponent of the smallest normals and no leading one.
-        let (mut value, mut shift) =
-            if exponent == 0 { (mantissa, -9) } else { (8.0 + mantissa, exponent as i32 - 10) };
-        while shift > 0 {
-            value *= 2.0;
-            shift -= 1;
-        }
-        while shift < 0 {
-            value /= 2.0;
-            shift += 1;
-        }
-        table[code] = value;
-        code += 1;
+/// The value of each byte.
+static VALUES: [f32; 256] = {
+    let mut values = [0.0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let sign = if byte & 0x80 == 0 { 1.0 } else { -1.0 };
+        let (exponent, mantissa) = (byte >> 3 & 15, (byte & 7) as f32);
+        values[byte] = sign
+            * if byte & 0x7F == 0x7F {
+                f32::NAN
+            } else if exponent == 0 {
+                // Subnormal: steps of 2⁻⁹.
+                mantissa / 512.0
+            } else {
+                // (8 + mantissa) · 2^(exponent − 7 − 3)
+                (8.0 + mantissa) * (1u32 << exponent) as f32 / 1024.0
+            };
+        byte += 1;
     }
-    table[127] = f32::NAN;
-    table
+    values
 };
 
 fn decode(bytes: &[u8], out: &mut [f32]) {
-    for (out, byte) in out.iter_mut().zip(bytes) {
-        let magnitude = MAGNITUDES[usize::from(byte & 0x7f)];
-        *out = if byte & 0x80 == 0 { magnitude } else { -magnitude };
+    for (out, &byte) in out.iter_mut().zip(bytes) {
+        *out = VALUES[usize::from(byte)];
     }
 }
 
-/// Nearest, ties to even; beyond 448 saturates; NaN stays NaN.
+/// Ties to even. Values beyond ±448 and infinities become ±448 (the specification's saturating mode); NaN stays.
 fn encode(values: &[f32], out: &mut [u8]) {
-    for (value, out) in values.iter().zip(out) {
-        let magnitude = value.abs();
-        let code = if value.is_nan() {
-            127
-        } else {
-            // Codes are in the order of their values.
-            let above = MAGNITUDES[..127].partition_point(|m| *m < magnitude);
-            match above {
-                0 => 0,
-                127 => 126,
-                _ => {
-                    let (low, high) = (magnitude - MAGNITUDES[above - 1], MAGNITUDES[above] - magnitude);
-                    if low < high || (low == high && above % 2 == 1) { above - 1 } else { above }
-                }
-            }
-        };
-        *out = code as u8 | if value.is_sign_negative() { 0x80 } else { 0 };
+    /// Its neighbours are 2⁻⁹ apart, so adding it rounds to the steps of the subnormals.
+    const ROUNDER: f32 = 16384.0;
+    /// 2⁻⁶, the smallest normal number.
+    const NORMAL: f32 = 1.0 / 64.0;
+    for (&v, out) in values.iter().zip(out) {
+        let magnitude = v.abs().min(448.0);
+        let bits = magnitude.to_bits();
+        // Round away 20 of the 23 bits of mantissa, then move the exponent's bias from 127 to 7.
+        let normal = ((bits + 0x7FFFF + (bits >> 20 & 1)) >> 20).wrapping_sub((127 - 7) << 3);
+        let subnormal = (magnitude + ROUNDER).to_bits() - ROUNDER.to_bits();
+        let code = if magnitude < NORMAL { subnormal } else { normal };
+        let code = if v.is_nan() { 0x7F } else { code };
+        *out = (v.to_bits() >> 24 & 0x80 | code) as u8;
     }
 }
 
@@ -74,17 +67,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_comes_back() {
-        assert_eq!((MAGNITUDES[1], MAGNITUDES[8], MAGNITUDES[126]), (2f32.powi(-9), 2f32.powi(-6), 448.0));
-        for code in (0..=255u8).filter(|code| code & 0x7f != 0x7f) {
-            let (mut value, mut back) = ([0f32], [0u8]);
-            decode(&[code], &mut value);
-            encode(&value, &mut back);
-            assert_eq!(back, [code]);
+    fn values_of_the_specification() {
+        assert_eq!(VALUES[0x7E], 448.0);
+        assert_eq!(VALUES[0x08], 1.0 / 64.0);
+        assert_eq!(VALUES[0x07], 7.0 / 512.0);
+        assert_eq!(VALUES[0x01], 1.0 / 512.0);
+        assert_eq!(VALUES[0xB8], -1.0);
+        assert_eq!(VALUES[0x80].to_bits(), (-0.0f32).to_bits());
+        assert!(VALUES[0x7F].is_nan() && VALUES[0xFF].is_nan());
+        assert_eq!(VALUES.iter().filter(|v| v.is_nan()).count(), 2);
+    }
+
+    #[test]
+    fn every_value_and_every_midpoint_encodes_to_the_nearest() {
+        let encode = |v: f32| {
+            let mut byte = [0];
+            super::encode(&[v], &mut byte);
+            byte[0]
+        };
+        for low in 0..0x7E_u8 {
+            let (a, b) = (VALUES[usize::from(low)], VALUES[usize::from(low) + 1]);
+            let middle = (a + b) / 2.0;
+            let even = low + (low & 1);
+            for sign in [0, 0x80] {
+                let s = if sign == 0 { 1.0 } else { -1.0 };
+                assert_eq!(encode(s * a), sign | low);
+                assert_eq!(encode(s * middle), sign | even);
+                assert_eq!(encode(s * middle.next_down()), sign | low);
+                assert_eq!(encode(s * middle.next_up()), sign | (low + 1));
+            }
         }
-        let mut out = [0u8; 5];
-        // 1.0625 lies between 1 and 1.125; ties go to the even code.
-        encode(&[1e9, 1.0625, 1.1875, f32::NAN, 0.0], &mut out);
-        assert_eq!(out, [126, 56, 58, 127, 0]);
+        for v in [448.0, 449.0, 1e30, f32::INFINITY] {
+            assert_eq!((encode(v), encode(-v)), (0x7E, 0xFE));
+        }
+        assert_eq!(encode(f32::NAN) & 0x7F, 0x7F);
     }
 }
