@@ -90,7 +90,8 @@ impl Rope {
             RopeScaling::Linear { factor } => vec![*factor; n],
             RopeScaling::Factors(factors) => factors.to_vec(),
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                let (factor, low, high) = (f64::from(*factor), f64::from(*low_freq_factor), f64::from(*high_freq_factor));
+                let (factor, low, high) =
+                    (f64::from(*factor), f64::from(*low_freq_factor), f64::from(*high_freq_factor));
                 (0..n)
                     .map(|i| {
                         let frequency = f64::from(self.theta).powf(-2.0 * i as f64 / head_dim as f64);
@@ -206,7 +207,11 @@ impl Config {
         count(keys.n_heads, self.n_heads, MAX_HEADS)?;
         count(keys.n_kv_heads, self.n_kv_heads, self.n_heads)?;
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return Err(ConfigError::range(keys.n_kv_heads, self.n_kv_heads, format_args!("a divisor of {}", self.n_heads)));
+            return Err(ConfigError::range(
+                keys.n_kv_heads,
+                self.n_kv_heads,
+                format_args!("a divisor of {}", self.n_heads),
+            ));
         }
         count(keys.head_dim, self.head_dim, MAX_HEAD_DIM)?;
         if !self.head_dim.is_multiple_of(2) {

@@ -72,12 +72,7 @@ const TOP: [(Name, Spelling); 3] = [
     ),
     (
         Name::Output,
-        Spelling {
-            canonical: "output",
-            hugging_face: "lm_head.weight",
-            meta: "output.weight",
-            gguf: "output.weight",
-        },
+        Spelling { canonical: "output", hugging_face: "lm_head.weight", meta: "output.weight", gguf: "output.weight" },
     ),
 ];
 
@@ -97,7 +92,10 @@ const LAYER: [(LayerTensor, Spelling); 9] = {
         (Query, s("attention.q", "self_attn.q_proj.weight", "attention.wq.weight", "attn_q.weight")),
         (Key, s("attention.k", "self_attn.k_proj.weight", "attention.wk.weight", "attn_k.weight")),
         (Value, s("attention.v", "self_attn.v_proj.weight", "attention.wv.weight", "attn_v.weight")),
-        (AttentionOutput, s("attention.output", "self_attn.o_proj.weight", "attention.wo.weight", "attn_output.weight")),
+        (
+            AttentionOutput,
+            s("attention.output", "self_attn.o_proj.weight", "attention.wo.weight", "attn_output.weight"),
+        ),
         (FfnNorm, s("ffn_norm", "post_attention_layernorm.weight", "ffn_norm.weight", "ffn_norm.weight")),
         (Gate, s("ffn.gate", "mlp.gate_proj.weight", "feed_forward.w1.weight", "ffn_gate.weight")),
         (Up, s("ffn.up", "mlp.up_proj.weight", "feed_forward.w3.weight", "ffn_up.weight")),
@@ -121,8 +119,8 @@ impl LayerTensor {
 impl Name {
     /// Every tensor of a model of `n_layers`, in the order of the forward pass; `Output` last.
     pub fn all(n_layers: usize) -> impl Iterator<Item = Name> {
-        let layers =
-            (0..n_layers).flat_map(|layer| LayerTensor::ALL.into_iter().map(move |tensor| Name::Layer { layer, tensor }));
+        let layers = (0..n_layers)
+            .flat_map(|layer| LayerTensor::ALL.into_iter().map(move |tensor| Name::Layer { layer, tensor }));
         [Name::TokenEmbedding].into_iter().chain(layers).chain([Name::OutputNorm, Name::Output])
     }
 
@@ -158,10 +156,7 @@ impl Name {
 
     /// Whether it is the weight vector of a norm.
     pub fn is_norm(self) -> bool {
-        matches!(
-            self,
-            Name::OutputNorm | Name::Layer { tensor: LayerTensor::AttentionNorm | LayerTensor::FfnNorm, .. }
-        )
+        matches!(self, Name::OutputNorm | Name::Layer { tensor: LayerTensor::AttentionNorm | LayerTensor::FfnNorm, .. })
     }
 
     fn render(self, prefix: &str, of: fn(&Spelling) -> &'static str) -> String {

@@ -2,13 +2,7 @@
 //!
 //! Nothing here copies weights. Decoding to f32 is for tests, tools and slow paths; kernels read [`Part::bytes`].
 
-use crate::{
-    Error,
-    config::Config,
-    error::shown,
-    mapped::Bytes,
-    name::Name,
-};
+use crate::{Error, config::Config, error::shown, mapped::Bytes, name::Name};
 use puna_format::Format;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 

@@ -8,11 +8,7 @@ use crate::{
     safetensors::Header,
 };
 use serde::de::MapAccess;
-use std::{
-    borrow::Cow,
-    collections::BTreeSet,
-    path::Path,
-};
+use std::{borrow::Cow, collections::BTreeSet, path::Path};
 
 /// The checked index.
 #[derive(Debug)]
@@ -31,8 +27,8 @@ impl<'a> Index<'a> {
         let mut n = 0usize;
         json::read(bytes, Top { each: &mut |_, _| n += 1, found: false })?;
         let mut map = Vec::with_capacity(n);
-        let top = json::read(bytes, Top { each: &mut |tensor, file| map.push((tensor, file)), found: false })?;
-        if !top.found {
+        let found = json::read(bytes, Top { each: &mut |tensor, file| map.push((tensor, file)), found: false })?.found;
+        if !found {
             return Err(ConfigError::Missing("weight_map"));
         }
         map.sort_unstable();
@@ -48,13 +44,7 @@ impl<'a> Index<'a> {
     }
 
     /// Holds the index against the header of the shard `file`: both must name the same tensors.
-    pub(crate) fn agrees(
-        &self,
-        index_path: &Path,
-        path: &Path,
-        file: &str,
-        header: &Header<'_>,
-    ) -> Result<(), Error> {
+    pub(crate) fn agrees(&self, index_path: &Path, path: &Path, file: &str, header: &Header<'_>) -> Result<(), Error> {
         let disagree = |tensor: &str, found: &str, expected: &str| Error::Disagree {
             path: path.to_owned(),
             other: index_path.to_owned(),
@@ -87,7 +77,7 @@ struct Top<'f, 'a> {
 impl<'a> Object<'a> for Top<'_, 'a> {
     const WHAT: &'static str = "an index of safetensors files";
 
-    fn key<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+    fn key<A: MapAccess<'a>>(&mut self, key: &Cow<'a, str>, map: &mut A) -> Result<(), A::Error> {
         if key != "weight_map" {
             return skip(map);
         }
@@ -105,13 +95,15 @@ struct WeightMap<'f, 'a> {
 impl<'a> Object<'a> for WeightMap<'_, 'a> {
     const WHAT: &'static str = "an object from tensors to files";
 
-    fn key<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+    fn key<A: MapAccess<'a>>(&mut self, key: &Cow<'a, str>, map: &mut A) -> Result<(), A::Error> {
         let file = map.next_value_seed(Text).map_err(|e| at(key, &e))?;
         if !is_plain(&file) {
-            return Err(at(key, &format_args!("`{}`, expected a plain file name ending in .safetensors", shown(&file))));
+            return Err(at(
+                key,
+                &format_args!("`{}`, expected a plain file name ending in .safetensors", shown(&file)),
+            ));
         }
-        // Keys come borrowed only through the reader; one owned copy a tensor is bounded by the file.
-        (self.each)(Cow::Owned(key.to_owned()), file);
+        (self.each)(key.clone(), file);
         Ok(())
     }
 }

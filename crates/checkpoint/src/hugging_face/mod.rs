@@ -27,6 +27,11 @@ use std::{
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// Whether there are weights in the form that this module reads.
+pub(crate) fn has_weights(dir: &Path) -> bool {
+    [SINGLE, INDEX].iter().any(|name| dir.join(name).is_file())
+}
+
 /// Opens the model in `dir`.
 pub(crate) fn open(dir: &Path) -> Result<Checkpoint, Error> {
     let config_path = dir.join("config.json");
@@ -47,9 +52,7 @@ pub(crate) fn open(dir: &Path) -> Result<Checkpoint, Error> {
     };
     let index = match &index_bytes {
         None => None,
-        Some(bytes) => {
-            Some(Index::parse(bytes).map_err(|error| Error::Config { path: index_path.clone(), error })?)
-        }
+        Some(bytes) => Some(Index::parse(bytes).map_err(|error| Error::Config { path: index_path.clone(), error })?),
     };
     let names: Vec<String> = match &index {
         None => vec![SINGLE.into()],
