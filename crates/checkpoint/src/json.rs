@@ -28,7 +28,7 @@ pub(crate) trait Object<'a> {
     const WHAT: &'static str;
 
     /// Takes the value of `key` from `map`, or refuses the key.
-    fn key<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error>;
+    fn key<A: MapAccess<'a>>(&mut self, key: &Cow<'a, str>, map: &mut A) -> Result<(), A::Error>;
 }
 
 /// Reads a whole file as one object.

@@ -1,6 +1,6 @@
 //! Weights on disk: every form in which a Llama is published, opened in place.
 //!
-//! [`open`] takes a Hugging Face directory and gives one [`Checkpoint`]: canonical
+//! [`open`] takes a Hugging Face directory, one of Meta's, or a GGUF file, and gives one [`Checkpoint`]: canonical
 //! names, sizes inside closed ranges, tensors as checked ranges of mapped files. Nothing is copied or permuted, and
 //! nothing here computes with weights. Every tensor in a file is claimed, or opening fails and names it.
 //!
@@ -8,12 +8,17 @@
 //!
 //! Modules import only from those below them.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may"))]
+
 mod config;
 mod error;
+pub mod gguf;
 mod hugging_face;
 mod json;
 mod mapped;
+mod meta;
 mod name;
+pub mod pth;
 pub mod safetensors;
 mod tensor;
 
@@ -28,63 +33,82 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Opens the model at `path`: a directory as published by Hugging Face.
+/// Opens a model.
+///
+/// `path` is a Hugging Face directory (`config.json` and safetensors), one of Meta's (`params.json` and
+/// `consolidated.NN.pth`), or a `.gguf` file, any one of a split set. What it is, is decided by content.
 ///
 /// # Errors
-/// When the files are no model, or not whole, or say something impossible; the message names file, field, expected and
-/// found.
+/// See [`Error`]; each names the file and what in it is wrong.
 pub fn open(path: &Path) -> Result<Checkpoint, Error> {
-    if path.join("config.json").is_file() {
-        return hugging_face::open(path);
+    let kind = std::fs::metadata(path).map_err(Error::io(path))?;
+    if !kind.is_dir() {
+        return gguf::open(path);
     }
-    std::fs::metadata(path).map_err(Error::io(path))?;
-    Err(Error::NotAModel { path: path.to_owned(), why: "expected a directory with a config.json".into() })
+    let has = |name: &str| path.join(name).is_file();
+    match (has("config.json"), has("params.json")) {
+        // Repositories that carry both forms side by side keep Meta's under `original/`; where both lie in one
+        // directory, the weights that are there decide.
+        (true, true) if !hugging_face::has_weights(path) => meta::open(path),
+        (true, _) => hugging_face::open(path),
+        (false, true) => meta::open(path),
+        (false, false) => Err(Error::NotAModel {
+            path: path.to_owned(),
+            why: "a directory without config.json (Hugging Face) or params.json (Meta); a GGUF model is opened by \
+                  its file"
+                .into(),
+        }),
+    }
 }
 
-/// A model's weights and what came with them.
+/// An opened model: everything that its files say, weights still in place.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// How it was published.
+    /// Which form the files have.
     pub layout: Layout,
     /// Sizes and constants.
     pub config: Config,
-    /// How its publisher would sample from it.
+    /// What the publisher recommends for sampling, and the tokens that begin and end a text.
     pub generation: Generation,
-    /// Where its tokenizer is.
+    /// Where the vocabulary is.
     pub tokenizer: TokenizerSource,
-    /// Its Jinja chat template.
+    /// The chat template, in the language of Jinja, never run here.
     pub chat_template: Option<String>,
-    /// The files with the weights.
+    /// The files with weights.
     pub files: Vec<FileInfo>,
     tensors: BTreeMap<Name, Tensor>,
 }
 
 impl Checkpoint {
-    /// A tensor by its canonical name.
+    /// A tensor. [`Name::Output`] is absent when it is tied to the embedding; every other one is there.
     pub fn tensor(&self, name: Name) -> Option<&Tensor> {
         self.tensors.get(&name)
     }
 
-    /// All tensors, in canonical order.
+    /// All tensors, in the order of [`Name`].
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         self.tensors.values()
     }
 
-    /// Bytes of all tensors.
+    /// Bytes of all weights.
     pub fn tensor_bytes(&self) -> u64 {
         self.tensors.values().map(Tensor::n_bytes).sum()
     }
 }
 
-/// How a model was published.
+/// The form in which a model is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// `config.json` and safetensors.
     HuggingFace,
+    /// `params.json` and `consolidated.NN.pth`.
+    Meta,
+    /// `.gguf`.
+    Gguf,
 }
 
 /// A file with weights.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileInfo {
     /// Where it is.
     pub path: PathBuf,
@@ -92,38 +116,65 @@ pub struct FileInfo {
     pub bytes: u64,
 }
 
-/// What a publisher recommends for sampling, as far as the files say.
-#[derive(Clone, Debug, Default)]
+/// What a publisher says about generating text. Values are as found; whether they make sense is for the sampler to say.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generation {
-    /// Begin-of-text token.
+    /// The token that begins a text.
     pub bos: Option<u32>,
-    /// Tokens that end an answer.
+    /// Tokens that end it.
     pub eos: Vec<u32>,
-    /// Padding token.
+    /// The token that fills unused places.
     pub pad: Option<u32>,
-    /// Whether to sample at all; greedy otherwise.
+    /// Whether to sample at all.
     pub do_sample: Option<bool>,
-    /// Smallest share of the most probable token's probability.
+    /// Sampling temperature.
+    pub temperature: Option<f32>,
+    /// Nucleus sampling: smallest set with this probability.
+    pub top_p: Option<f32>,
+    /// Sampling from this many tokens.
+    pub top_k: Option<u32>,
+    /// Least probability relative to the likeliest token.
     pub min_p: Option<f32>,
     /// Locally typical sampling.
     pub typical_p: Option<f32>,
-    /// Temperature.
-    pub temperature: Option<f32>,
-    /// Nucleus.
-    pub top_p: Option<f32>,
-    /// Most probable tokens kept.
-    pub top_k: Option<u32>,
-    /// Repetition penalty.
+    /// Divisor of the logits of tokens that were seen.
     pub repetition_penalty: Option<f32>,
 }
 
-/// Where a model's tokenizer is.
-#[derive(Clone, Debug)]
+/// Where the vocabulary is.
+#[derive(Clone, Debug, PartialEq)]
 pub enum TokenizerSource {
-    /// Meta's `tokenizer.model`.
+    /// `tokenizer.model`: Meta's tiktoken form (or, for Llama 2, SentencePiece's).
     Tiktoken(PathBuf),
-    /// Hugging Face's `tokenizer.json`.
+    /// `tokenizer.json` of Hugging Face's tokenizers.
     TokenizerJson(PathBuf),
+    /// Inside of a GGUF file.
+    Gguf(GgufVocabulary),
     /// Nowhere.
     None,
+}
+
+/// The vocabulary in the metadata of a GGUF file, keys `tokenizer.ggml.*`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GgufVocabulary {
+    /// `model`: `gpt2` is byte-level BPE, `llama` is SentencePiece.
+    pub model: String,
+    /// `pre`: how text is split before merging, e.g. `llama-bpe`.
+    pub pre: Option<String>,
+    /// `tokens`, by id.
+    pub tokens: Vec<String>,
+    /// `token_type`, by id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte. Empty when absent.
+    pub token_types: Vec<i32>,
+    /// `scores`, by id. Empty when absent.
+    pub scores: Vec<f32>,
+    /// `merges`, best first: two tokens with a space between.
+    pub merges: Vec<String>,
+    /// `bos_token_id`.
+    pub bos: Option<u32>,
+    /// `eos_token_id`.
+    pub eos: Option<u32>,
+    /// `add_bos_token`.
+    pub add_bos: Option<bool>,
+    /// `add_space_prefix`.
+    pub add_space_prefix: Option<bool>,
 }

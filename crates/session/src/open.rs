@@ -2,7 +2,7 @@
 
 use crate::Error;
 use puna_checkpoint::{Checkpoint, TokenizerSource};
-use puna_text::Tokenizer;
+use puna_text::{GgufVocabulary, Tokenizer};
 use std::path::Path;
 
 /// The tokenizer of a checkpoint.
@@ -12,10 +12,26 @@ use std::path::Path;
 pub fn tokenizer(checkpoint: &Checkpoint, path: &Path) -> Result<Tokenizer, Error> {
     let tokenizer = match &checkpoint.tokenizer {
         TokenizerSource::Tiktoken(file) | TokenizerSource::TokenizerJson(file) => load_tokenizer(file)?,
+        TokenizerSource::Gguf(v) => {
+            let vocabulary = GgufVocabulary {
+                model: v.model.clone(),
+                pre: v.pre.clone(),
+                tokens: v.tokens.clone(),
+                token_types: v.token_types.clone(),
+                scores: v.scores.clone(),
+                merges: v.merges.clone(),
+                bos: v.bos,
+                eos: v.eos,
+                add_bos: v.add_bos,
+                add_space_prefix: v.add_space_prefix,
+            };
+            Tokenizer::from_gguf(&vocabulary)
+                .map_err(|source| Error::Tokenizer { path: path.display().to_string(), source })?
+        }
         TokenizerSource::None => {
             return Err(Error::Mismatch {
                 what: path.display().to_string(),
-                expected: "a tokenizer.json or a tokenizer.model".into(),
+                expected: "a tokenizer.json, a tokenizer.model or a tokenizer in the GGUF's metadata".into(),
                 found: "none of them".into(),
             });
         }

@@ -12,7 +12,7 @@ use serde::{
     Deserialize,
     de::{self, MapAccess, SeqAccess, Visitor},
 };
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// What `config.json` says, before sizes are checked.
 #[derive(Debug, Default)]
@@ -110,8 +110,8 @@ const MUST_BE_OFF: &[(&str, &str)] = &[
 impl<'a> Object<'a> for &mut HfConfig {
     const WHAT: &'static str = "a model configuration";
 
-    fn key<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        match key {
+    fn key<A: MapAccess<'a>>(&mut self, key: &Cow<'a, str>, map: &mut A) -> Result<(), A::Error> {
+        match &**key {
             "architectures" => set(&mut self.architectures, key, map),
             "model_type" => set(&mut self.model_type, key, map),
             "hidden_size" => set(&mut self.hidden_size, key, map),
@@ -160,8 +160,8 @@ impl<'a> Object<'a> for &mut HfConfig {
                 }
             }
             "auto_map" => Err(at(key, &"asks to load code that comes with the model; puna never does that")),
-            _ if HARMLESS.contains(&key) => skip(map),
-            _ => match MUST_BE_OFF.iter().find(|(name, _)| *name == key) {
+            _ if HARMLESS.contains(&&**key) => skip(map),
+            _ => match MUST_BE_OFF.iter().find(|(name, _)| name == key) {
                 Some((_, what)) => {
                     let mut on: Option<bool> = None;
                     set(&mut on, key, map)?;
@@ -285,30 +285,31 @@ struct Architectures;
 impl<'a> Deserialize<'a> for Architectures {
     #[allow(non_local_definitions, reason = "the visitor is of no use elsewhere")]
     fn deserialize<D: de::Deserializer<'a>>(d: D) -> Result<Self, D::Error> {
-        impl<'a> Visitor<'a> for Architectures {
-            type Value = Architectures;
+        d.deserialize_seq(Architectures)
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the list [\"LlamaForCausalLM\"]: no other architecture is supported")
-            }
+impl<'a> Visitor<'a> for Architectures {
+    type Value = Architectures;
 
-            fn visit_seq<A: SeqAccess<'a>>(self, mut seq: A) -> Result<Self, A::Error> {
-                let mut n = 0;
-                while let Some(name) = seq.next_element::<String>()? {
-                    n += 1;
-                    // The second is how the first conversions of the first Llama wrote it.
-                    if n > 1 || !["LlamaForCausalLM", "LLaMAForCausalLM"].contains(&name.as_str()) {
-                        let name = crate::error::shown(&name);
-                        return Err(de::Error::invalid_value(de::Unexpected::Str(&name), &self));
-                    }
-                }
-                if n == 0 {
-                    return Err(de::Error::invalid_length(0, &self));
-                }
-                Ok(self)
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the list [\"LlamaForCausalLM\"]: no other architecture is supported")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut seq: A) -> Result<Self, A::Error> {
+        let mut n = 0;
+        while let Some(name) = seq.next_element::<String>()? {
+            n += 1;
+            // The second is how the first conversions of the first Llama wrote it.
+            if n > 1 || !["LlamaForCausalLM", "LLaMAForCausalLM"].contains(&name.as_str()) {
+                let name = crate::error::shown(&name);
+                return Err(de::Error::invalid_value(de::Unexpected::Str(&name), &self));
             }
         }
-        d.deserialize_seq(Architectures)
+        if n == 0 {
+            return Err(de::Error::invalid_length(0, &self));
+        }
+        Ok(self)
     }
 }
 
@@ -326,8 +327,8 @@ struct RopeJson {
 impl<'a> Object<'a> for RopeJson {
     const WHAT: &'static str = "rope parameters";
 
-    fn key<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        match key {
+    fn key<A: MapAccess<'a>>(&mut self, key: &Cow<'a, str>, map: &mut A) -> Result<(), A::Error> {
+        match &**key {
             "rope_type" | "type" => {
                 let mut kind: Option<String> = None;
                 set(&mut kind, key, map)?;
@@ -391,7 +392,7 @@ struct Quantization;
 impl<'a> Object<'a> for Quantization {
     const WHAT: &'static str = "a quantization configuration";
 
-    fn key<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+    fn key<A: MapAccess<'a>>(&mut self, key: &Cow<'a, str>, map: &mut A) -> Result<(), A::Error> {
         if key != "quant_method" {
             return skip(map);
         }
@@ -413,9 +414,9 @@ pub(crate) fn generation(bytes: &[u8]) -> Result<Generation, ConfigError> {
     impl<'a> Object<'a> for Reading {
         const WHAT: &'static str = "a generation configuration";
 
-        fn key<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        fn key<A: MapAccess<'a>>(&mut self, key: &Cow<'a, str>, map: &mut A) -> Result<(), A::Error> {
             let Reading(g, eos) = self;
-            match key {
+            match &**key {
                 "bos_token_id" => set(&mut g.bos, key, map),
                 "eos_token_id" => set(eos, key, map),
                 "pad_token_id" => set(&mut g.pad, key, map),
@@ -441,7 +442,7 @@ pub(crate) fn chat_template(bytes: &[u8]) -> Result<Option<String>, ConfigError>
     impl<'a> Object<'a> for Reading {
         const WHAT: &'static str = "a tokenizer configuration";
 
-        fn key<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        fn key<A: MapAccess<'a>>(&mut self, key: &Cow<'a, str>, map: &mut A) -> Result<(), A::Error> {
             if key == "chat_template" { set(&mut self.0, key, map) } else { skip(map) }
         }
     }

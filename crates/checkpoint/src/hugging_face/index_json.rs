@@ -27,8 +27,7 @@ impl<'a> Index<'a> {
         let mut n = 0usize;
         json::read(bytes, Top { each: &mut |_, _| n += 1, found: false })?;
         let mut map = Vec::with_capacity(n);
-        let mut each = |tensor, file| map.push((tensor, file));
-        let found = json::read(bytes, Top { each: &mut each, found: false })?.found;
+        let found = json::read(bytes, Top { each: &mut |tensor, file| map.push((tensor, file)), found: false })?.found;
         if !found {
             return Err(ConfigError::Missing("weight_map"));
         }
@@ -78,7 +77,7 @@ struct Top<'f, 'a> {
 impl<'a> Object<'a> for Top<'_, 'a> {
     const WHAT: &'static str = "an index of safetensors files";
 
-    fn key<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+    fn key<A: MapAccess<'a>>(&mut self, key: &Cow<'a, str>, map: &mut A) -> Result<(), A::Error> {
         if key != "weight_map" {
             return skip(map);
         }
@@ -96,7 +95,7 @@ struct WeightMap<'f, 'a> {
 impl<'a> Object<'a> for WeightMap<'_, 'a> {
     const WHAT: &'static str = "an object from tensors to files";
 
-    fn key<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+    fn key<A: MapAccess<'a>>(&mut self, key: &Cow<'a, str>, map: &mut A) -> Result<(), A::Error> {
         let file = map.next_value_seed(Text).map_err(|e| at(key, &e))?;
         if !is_plain(&file) {
             return Err(at(
@@ -104,8 +103,7 @@ impl<'a> Object<'a> for WeightMap<'_, 'a> {
                 &format_args!("`{}`, expected a plain file name ending in .safetensors", shown(&file)),
             ));
         }
-        // Keys come borrowed only through the reader; one owned copy a tensor is bounded by the file.
-        (self.each)(Cow::Owned(key.to_owned()), file);
+        (self.each)(key.clone(), file);
         Ok(())
     }
 }

@@ -27,6 +27,11 @@ use std::{
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// Whether there are weights in the form that this module reads.
+pub(crate) fn has_weights(dir: &Path) -> bool {
+    [SINGLE, INDEX].iter().any(|name| dir.join(name).is_file())
+}
+
 /// Opens the model in `dir`.
 pub(crate) fn open(dir: &Path) -> Result<Checkpoint, Error> {
     let config_path = dir.join("config.json");
