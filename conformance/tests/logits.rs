@@ -127,6 +127,39 @@ fn greedy_continuations_and_likelihoods() {
     }
 }
 
+/// Mean over positions of the Kullback-Leibler divergence of `found` from `expected`, in nats.
+fn mean_kl(found: &[f32], expected: &[f32], vocab_size: usize) -> f64 {
+    let log_softmax = |logits: &[f32]| -> Vec<f64> {
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let shifted: Vec<f64> = logits.iter().map(|logit| f64::from(*logit) - f64::from(largest)).collect();
+        let total = shifted.iter().map(|v| v.exp()).sum::<f64>().ln();
+        shifted.into_iter().map(|v| v - total).collect()
+    };
+    let rows = found.chunks_exact(vocab_size).zip(expected.chunks_exact(vocab_size));
+    let divergence = |(found, expected): (&[f32], &[f32])| {
+        let (q, p) = (log_softmax(found), log_softmax(expected));
+        p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+    };
+    rows.map(divergence).sum::<f64>() * vocab_size as f64 / found.len() as f64
+}
+
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn logits_of_gguf_forms() {
+    let types = std::fs::read(models().join("bard/golden/gguf-types.json")).expect("the list of types");
+    let types: Value = serde_json::from_slice(&types).expect("JSON");
+    for name in types.as_object().expect("an object").keys() {
+        let golden = Golden::read(&format!("gguf-{name}"));
+        let mut engine = engine(&format!("gguf/{name}.gguf"), KvFormat::F16, 2, 512);
+        for prompt in ["plain", "chat", "one"] {
+            let found = all_logits(&mut engine, &golden.ids(prompt, "ids"));
+            let kl = mean_kl(&found, &golden.logits(&format!("{prompt}.logits")), 4096);
+            println!("{name}, {prompt}: mean KL {kl:.2e}");
+            assert!(kl <= 2e-3, "{name}, {prompt}: mean KL {kl:e}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn the_same_bits_in_any_chunks_on_any_threads() {

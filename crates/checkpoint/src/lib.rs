@@ -18,7 +18,6 @@ mod json;
 mod mapped;
 mod meta;
 mod name;
-pub mod pth;
 pub mod safetensors;
 mod tensor;
 

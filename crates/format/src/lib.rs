@@ -7,6 +7,8 @@
 //! A *block* is the smallest run of consecutive values of a row that can be decoded alone. All blocks are plain bytes
 //! (alignment 1), so any byte slice of the right length can be viewed as blocks without a copy.
 
+#![allow(clippy::manual_clamp, reason = "max, then min, sends NaN to a bound; clamp would keep it")]
+
 mod bf16;
 mod f16;
 mod f32;
@@ -147,7 +149,7 @@ impl Format {
     /// Bytes of a row of `n` values; `None` when `n` is not a whole number of blocks or the product overflows.
     pub fn row_bytes(self, n: usize) -> Option<usize> {
         let info = self.info();
-        if n % info.block_elems != 0 {
+        if !n.is_multiple_of(info.block_elems) {
             return None;
         }
         (n / info.block_elems).checked_mul(info.block_bytes)
