@@ -95,6 +95,12 @@ pub(crate) fn scale<const N: usize>(
     best
 }
 
+/// Candidates that [`scale_and_min`] tries, from 0.8 codes less than the range of the values to one code more.
+const SPREADS: usize = 10;
+
+/// Rounds of settling that follow. More gain nothing that can be measured.
+const SETTLINGS: usize = 2;
+
 /// Scale s ≥ 0 and minimum m ≥ 0 of the model x ≈ s·q − m with q in 0..=`q_max`, least squared error.
 ///
 /// The search: spread the codes over a little less and a little more than the range of the values, solve for s and m
@@ -129,9 +135,6 @@ pub(crate) fn scale_and_min<const N: usize>(x: &[f32; N], q_max: f32) -> (f32, f
     let (scale, offset, _) = fit.best;
     (scale, -offset)
 }
-
-const SPREADS: usize = 10;
-const SETTLINGS: usize = 2;
 
 /// A search for the best x ≈ s·q + o, o ≤ 0.
 struct Affine<'a, const N: usize> {
@@ -175,6 +178,20 @@ impl<const N: usize> Affine<'_, N> {
     }
 }
 
+/// Σ(x − (scale · q − min))², with the codes q in 0..=`q_max` that are nearest.
+fn squared_error<const N: usize>(x: &[f32; N], scale: f32, min: f32, q_max: f32) -> f32 {
+    let inverse = inverse(scale);
+    let mut squares = [0f32; 8];
+    for x in x.as_chunks::<8>().0 {
+        for lane in 0..8 {
+            let q = nearest(((x[lane] + min) * inverse).max(0.0).min(q_max));
+            let error = x[lane] - (scale * q - min);
+            squares[lane] += error * error;
+        }
+    }
+    sum(squares)
+}
+
 /// The scales of a super-block of 256 values and what its blocks need for their codes.
 pub(crate) struct SuperBlock<const BLOCKS: usize> {
     /// The super-block's scale.
@@ -213,12 +230,23 @@ impl<const BLOCKS: usize> SuperBlock<BLOCKS> {
         let (scales, mins) = (fitted.map(|fit| fit.0), fitted.map(|fit| fit.1));
         let (d, dmin) = (stored(largest(scales) / top), stored(largest(mins) / top));
         let (inverse_d, inverse_dmin) = (inverse(d.to_f32()), inverse(dmin.to_f32()));
-        SuperBlock {
-            d,
-            dmin,
-            scales: scales.map(|s| code(s * inverse_d, 0.0, top)),
-            mins: mins.map(|m| code(m * inverse_dmin, 0.0, top)),
+        let (mut scales, mut mins) =
+            (scales.map(|s| code(s * inverse_d, 0.0, top)), mins.map(|m| code(m * inverse_dmin, 0.0, top)));
+        // Rounded apart, a scale and a min need not be the best pair: their neighbours are tried too.
+        let near = |rounded: i32| (rounded - 1).max(0)..=(rounded + 1).min(top as i32);
+        for (j, x) in blocks.iter().enumerate() {
+            let (near_scales, near_mins) = (near(scales[j]), near(mins[j]));
+            let mut least = f32::INFINITY;
+            for s in near_scales {
+                for m in near_mins.clone() {
+                    let error = squared_error(x, d.to_f32() * s as f32, dmin.to_f32() * m as f32, q_max);
+                    if error < least {
+                        (least, scales[j], mins[j]) = (error, s, m);
+                    }
+                }
+            }
         }
+        SuperBlock { d, dmin, scales, mins }
     }
 
     /// The codes of the values in block `j`, rounded to the scale and minimum as they are stored.

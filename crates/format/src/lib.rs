@@ -165,7 +165,12 @@ impl Format {
         (info.decode)(bytes, out);
     }
 
-    /// Encodes whole blocks from f32, each value to the nearest that the format can hold.
+    /// Encodes whole blocks from f32. The same values give the same bytes, on every machine.
+    ///
+    /// A format of single numbers takes the nearest number. A block format fits its scales to the values of the block,
+    /// then takes the nearest code. Finite values always decode to finite values: what is too large for the format
+    /// saturates. Infinities stay in F32, F16 and BF16 and saturate elsewhere. A NaN stays in a format that has NaN
+    /// and counts as zero in a block format; beside an infinity or a huge value, the rest of a block loses precision.
     ///
     /// # Panics
     /// When the lengths are not the same whole number of blocks.
@@ -186,11 +191,10 @@ impl std::fmt::Display for Format {
 mod tests {
     use super::*;
 
+    /// `Format::info` relies on it. A format without its line here leaves its `INFO` unused, which the compiler says.
     #[test]
-    fn every_format_is_its_own_table_entry() {
-        for info in FORMATS {
-            assert_eq!(info.format.info().name, info.name);
-            assert_eq!(Format::from_name(&info.name.to_lowercase()), Some(info.format));
-        }
+    fn the_table_has_every_format_once_in_order() {
+        let places: Vec<usize> = FORMATS.iter().map(|info| info.format as usize).collect();
+        assert_eq!(places, Vec::from_iter(0..=Format::IQ4_XS as usize));
     }
 }

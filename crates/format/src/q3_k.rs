@@ -59,7 +59,7 @@ fn encode(values: &[f32], out: &mut [u8]) {
             &x,
             (-32.0, 31.0),
             |peak| (0..12).map(move |step| (-4.6 + 0.2 * step as f32) / peak),
-            |x| fit::nearest(x.max(-4.0).min(3.0)),
+            |x| fit::nearest(x.clamp(-4.0, 3.0)),
         );
         block.d = fit.d.to_le_bytes();
         block.scales = pack_scales(&fit.scales.map(|scale| (scale + 32) as u8));

@@ -58,7 +58,7 @@ fn encode(values: &[f32], out: &mut [u8]) {
             &x,
             (-128.0, 127.0),
             |peak| (0..10).map(move |step| (-32.6 + 0.2 * step as f32) / peak),
-            |x| fit::nearest(x.max(-32.0).min(31.0)),
+            |x| fit::nearest(x.clamp(-32.0, 31.0)),
         );
         block.d = fit.d.to_le_bytes();
         block.scales = fit.scales.map(|scale| scale as i8);
