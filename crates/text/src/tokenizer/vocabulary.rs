@@ -97,11 +97,6 @@ impl Vocabulary {
         self.ends.len()
     }
 
-    /// Length of the longest ordinary token.
-    pub(super) fn longest(&self) -> usize {
-        self.longest
-    }
-
     /// The kind of a token.
     pub(super) fn kind(&self, id: TokenId) -> Option<Kind> {
         self.kinds.get(id as usize).copied()
