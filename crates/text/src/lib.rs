@@ -3,11 +3,17 @@
 //! Nothing here knows a model, reads a file or opens a socket; callers hand in bytes and strings. Modules import only those
 //! listed below them.
 
+pub mod template;
+
+pub mod chat;
 pub mod stream;
 pub mod tokenizer;
 
+mod date;
+mod python_json;
 mod split;
 mod unicode;
 
+pub use date::Date;
 pub use stream::StreamDecoder;
 pub use tokenizer::{GgufVocabulary, TokenId, Tokenizer, TokenizerError};
