@@ -1,1 +1,4 @@
-//! placeholder
+//! The CPU back-end.
+
+#[cfg(target_arch = "x86_64")]
+pub mod groups;

@@ -1,0 +1,259 @@
+//! Unpacking of quantized blocks into vectors of bytes, for AVX2: what the matrix products are generic over.
+//!
+//! **One file a family of formats.** What a format's bytes mean is told in `puna-format`, whose `decode` every unpacker
+//! is tested against. No products and no activations here.
+//!
+//! All functions are `#[inline(always)]` and carry no `#[target_feature]`: they become part of the kernel that calls
+//! them, which carries it. Called from anywhere else they would still be right, but slow: every intrinsic a call.
+//! For the same reason each `unpack` has one place where it calls `f`, in a loop: LLVM inlines that, whatever its size.
+
+#![allow(non_camel_case_types, reason = "the types are named as the formats are")]
+
+mod iq4;
+mod q2_k;
+mod q3_k;
+mod q4;
+mod q4_k;
+mod q5;
+mod q6_k;
+mod q8;
+
+pub use iq4::{IQ4_NL, IQ4_XS};
+pub use q2_k::Q2_K;
+pub use q3_k::Q3_K;
+pub use q4::{Q4_0, Q4_1};
+pub use q4_k::{Q4_K, Q5_K};
+pub use q5::{Q5_0, Q5_1};
+pub use q6_k::Q6_K;
+pub use q8::Q8_0;
+
+use puna_format::Format;
+use std::arch::x86_64::*;
+
+/// 32 consecutive weights of a row: byte i of `q` belongs to weight i, and
+/// weight i = scale\[i / 16\] · q\[i\] − min\[i / 16\].
+///
+/// Lanes 0..4 of `scale` and `min` hold the factor of weights 0..16, lanes 4..8 that of weights 16..32: as the lanes of
+/// the sums that `_mm256_maddubs_epi16` and `_mm256_madd_epi16` make of `q`.
+#[derive(Clone, Copy)]
+pub struct Group {
+    /// The codes: 0..=127 if the format [has a minimum](Groups::HAS_MIN), else −128..=127.
+    pub q: __m256i,
+    /// Value of a step.
+    pub scale: __m256,
+    /// What is subtracted; zero without [`Groups::HAS_MIN`].
+    pub min: __m256,
+}
+
+/// A block format, unpacked by groups of 32 weights.
+pub trait Groups: 'static {
+    /// The format.
+    const FORMAT: Format;
+
+    /// Groups in a block: 1 or 8.
+    const PER_BLOCK: usize;
+
+    /// Whether `min` is used. Then `q` is unsigned and below 128, so that a product needs no handling of signs.
+    /// Without it `q` is signed and `min` is zero.
+    const HAS_MIN: bool;
+
+    /// Calls `f` with the place of a group within the block and the group, in order, for each group of a block.
+    ///
+    /// # Safety
+    /// The processor has AVX2, FMA and F16C, and `block` points to a block of [`Self::FORMAT`] that may be read.
+    unsafe fn unpack(block: *const u8, f: impl FnMut(usize, Group));
+}
+
+/// The f16 at `at` as f32 in all lanes.
+///
+/// # Safety
+/// AVX2 and F16C exist; two bytes can be read at `at`.
+#[inline(always)]
+unsafe fn f16(at: *const u8) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_cvtph_ps(_mm_set1_epi16(at.cast::<i16>().read_unaligned())) }
+}
+
+/// The low halves of the 16 bytes at `at`, then their high halves.
+///
+/// # Safety
+/// AVX2 exists; 16 bytes can be read at `at`.
+#[inline(always)]
+unsafe fn nibbles(at: *const u8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(at.cast()));
+        let shifted = _mm256_srlv_epi32(twice, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
+        _mm256_and_si256(shifted, _mm256_set1_epi8(15))
+    }
+}
+
+/// 32 bytes, shifted right by `shift` < 8 bits, of which `mask` keeps those that did not come from a neighbour.
+///
+/// # Safety
+/// AVX2 exists.
+#[inline(always)]
+unsafe fn bits(bytes: __m256i, shift: usize, mask: i8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_and_si256(_mm256_srlv_epi32(bytes, _mm256_set1_epi32(shift as i32)), _mm256_set1_epi8(mask)) }
+}
+
+/// Eight integers times `d`.
+///
+/// # Safety
+/// AVX2 exists.
+#[inline(always)]
+unsafe fn times(integers: __m256i, d: __m256) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_mul_ps(_mm256_cvtepi32_ps(integers), d) }
+}
+
+/// Factors of a super-block's sub-blocks. They wait in memory, because a broadcast from there needs no vector unit.
+#[repr(align(32))]
+struct Factors<const N: usize>([f32; N]);
+
+impl Factors<8> {
+    /// # Safety
+    /// AVX2 exists.
+    #[inline(always)]
+    unsafe fn new(factors: __m256) -> Self {
+        let mut out = Factors([0.0; 8]);
+        // SAFETY: the caller's promise; eight floats of the array, which is aligned to 32 bytes.
+        unsafe { _mm256_store_ps(out.0.as_mut_ptr(), factors) };
+        out
+    }
+
+    /// The factor of group `j` in all lanes.
+    ///
+    /// # Safety
+    /// AVX2 exists; `j` < 8.
+    #[inline(always)]
+    unsafe fn of_group(&self, j: usize) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_broadcast_ss(self.0.get_unchecked(j)) }
+    }
+}
+
+impl Factors<16> {
+    /// # Safety
+    /// AVX2 exists.
+    #[inline(always)]
+    unsafe fn new(first: __m256, second: __m256) -> Self {
+        let mut out = Factors([0.0; 16]);
+        // SAFETY: the caller's promise; sixteen floats of the array, which is aligned to 32 bytes.
+        unsafe {
+            _mm256_store_ps(out.0.as_mut_ptr(), first);
+            _mm256_store_ps(out.0.as_mut_ptr().add(8), second);
+        }
+        out
+    }
+
+    /// The factor of sub-block 2j in lanes 0..4, of 2j+1 in lanes 4..8.
+    ///
+    /// # Safety
+    /// AVX2 exists; `j` < 8.
+    #[inline(always)]
+    unsafe fn of_group(&self, j: usize) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let pairs = _mm256_castpd_ps(_mm256_broadcast_sd(&*self.0.as_ptr().add(2 * j).cast::<f64>()));
+            _mm256_permutevar_ps(pairs, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1))
+        }
+    }
+
+    /// From sixteen signed bytes, times `d`.
+    ///
+    /// # Safety
+    /// AVX2 exists.
+    #[inline(always)]
+    unsafe fn from_bytes(bytes: __m128i, d: __m256) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let second = _mm_unpackhi_epi64(bytes, bytes);
+            Self::new(times(_mm256_cvtepi8_epi32(bytes), d), times(_mm256_cvtepi8_epi32(second), d))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The weights of a block and the larger of the two terms of each.
+    ///
+    /// # Safety
+    /// As [`Groups::unpack`].
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn unpacked<G: Groups>(block: &[u8]) -> Vec<(f32, f32)> {
+        let mut weights = Vec::new();
+        let mut expected_place = 0;
+        // SAFETY: the caller's promise.
+        unsafe {
+            G::unpack(block.as_ptr(), |place, group| {
+                assert_eq!(place, expected_place);
+                expected_place += 1;
+                let q: [i8; 32] = std::mem::transmute(group.q);
+                let scale: [f32; 8] = std::mem::transmute(group.scale);
+                let min: [f32; 8] = std::mem::transmute(group.min);
+                for (i, &q) in q.iter().enumerate() {
+                    if G::HAS_MIN {
+                        assert!(q >= 0);
+                    } else {
+                        assert_eq!(min, [0.0; 8]);
+                    }
+                    // The lane of the sum of four neighbouring products.
+                    let lane = i / 4;
+                    let term = scale[lane] * f32::from(q);
+                    weights.push((term - min[lane], term.abs().max(min[lane].abs())));
+                }
+            });
+        }
+        assert_eq!(expected_place, G::PER_BLOCK);
+        weights
+    }
+
+    fn agrees_with_decode<G: Groups>(random: &[u8]) {
+        let info = G::FORMAT.info();
+        assert_eq!(info.block_elems, 32 * G::PER_BLOCK);
+        for block in random.chunks_exact(info.block_bytes) {
+            let mut decoded = vec![0.0; info.block_elems];
+            G::FORMAT.decode(block, &mut decoded);
+            if decoded.iter().any(|v| !v.is_finite()) {
+                // Its d is an infinity or a NaN.
+                continue;
+            }
+            // SAFETY: the instructions were looked for, and the slice is as long as a block.
+            let weights = unsafe { unpacked::<G>(block) };
+            for (i, ((weight, term), decoded)) in weights.into_iter().zip(decoded).enumerate() {
+                let ulps = 2.0 * (term.next_up() - term);
+                assert!((weight - decoded).abs() <= ulps, "{}: weight {i}: {weight} for {decoded}", info.name);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn unpacked_weights_are_the_decoded_ones(random in prop::collection::vec(any::<u8>(), 4096)) {
+            let detected = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            if !detected {
+                eprintln!("skipped: this machine lacks AVX2, FMA or F16C");
+                return Ok(());
+            }
+            agrees_with_decode::<Q8_0>(&random);
+            agrees_with_decode::<Q4_0>(&random);
+            agrees_with_decode::<Q4_1>(&random);
+            agrees_with_decode::<Q5_0>(&random);
+            agrees_with_decode::<Q5_1>(&random);
+            agrees_with_decode::<IQ4_NL>(&random);
+            agrees_with_decode::<Q2_K>(&random);
+            agrees_with_decode::<Q3_K>(&random);
+            agrees_with_decode::<Q4_K>(&random);
+            agrees_with_decode::<Q5_K>(&random);
+            agrees_with_decode::<Q6_K>(&random);
+            agrees_with_decode::<IQ4_XS>(&random);
+        }
+    }
+}
