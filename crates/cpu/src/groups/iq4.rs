@@ -1,6 +1,6 @@
 //! `IQ4_NL` and `IQ4_XS`: a code is an index into a table of sixteen bytes, which is one shuffle.
 
-use super::{Factors, Group, Groups, f16, nibbles, times};
+use super::{Factors, Group, Groups, f16, nibbles};
 use puna_format::{BlockIQ4_NL, BlockIQ4_XS, Format, IQ4_VALUES};
 use std::arch::x86_64::*;
 use std::mem::offset_of;
@@ -52,26 +52,35 @@ impl Groups for IQ4_XS {
     unsafe fn unpack(block: *const u8, mut f: impl FnMut(usize, Group)) {
         // SAFETY: the caller's promise; all offsets lie within the block.
         let scales = unsafe {
-            // Both parts in every lane, then lane j shifts its own bits down.
+            // Both parts in every lane, then each shifts its own bits down; the low ones of two bytes are in order
+            // when the halves of each are.
             let low = block.add(offset_of!(BlockIQ4_XS, scales_l)).cast::<i32>().read_unaligned();
             let high = block.add(offset_of!(BlockIQ4_XS, scales_h)).cast::<i16>().read_unaligned();
-            let low = _mm256_srlv_epi32(_mm256_set1_epi32(low), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
-            let high = _mm256_srlv_epi32(_mm256_set1_epi16(high), _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
-            let low = _mm256_and_si256(low, _mm256_set1_epi32(15));
-            let high = _mm256_slli_epi32::<4>(_mm256_and_si256(high, _mm256_set1_epi32(3)));
-            let scales = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
-            Factors::<8>::new(times(scales, f16(block.add(offset_of!(BlockIQ4_XS, d)))))
-        };
-        for j in 0..8 {
-            // SAFETY: the caller's promise; j < 8, and 8 × 16 bytes of codes lie within the block.
-            let group = unsafe {
-                Group {
-                    q: values(block.add(offset_of!(BlockIQ4_XS, qs) + 16 * j)),
-                    scale: scales.of_group(j),
-                    min: _mm256_setzero_ps(),
-                }
+            let d = f16(block.add(offset_of!(BlockIQ4_XS, d)));
+            let low = _mm256_srlv_epi32(_mm256_set1_epi32(low), _mm256_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12));
+            let high = _mm256_srlv_epi32(_mm256_set1_epi16(high), _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+            let scale = |low, high| {
+                let low = _mm256_and_si256(low, _mm256_set1_epi32(15));
+                let high = _mm256_slli_epi32::<4>(_mm256_and_si256(high, _mm256_set1_epi32(3)));
+                let scale = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
+                Factors(_mm256_mul_ps(_mm256_cvtepi32_ps(scale), d))
             };
-            f(j, group);
+            [scale(low, high), scale(_mm256_srli_epi32::<16>(low), _mm256_srli_epi32::<8>(high))]
+        };
+        for half in 0..2 {
+            let mut scales = scales[half];
+            for i in 0..4 {
+                let j = 4 * half + i;
+                // SAFETY: the caller's promise; 8 × 16 bytes of codes lie within the block.
+                let group = unsafe {
+                    Group {
+                        q: values(block.add(offset_of!(BlockIQ4_XS, qs) + 16 * j)),
+                        scale: scales.next(),
+                        min: _mm256_setzero_ps(),
+                    }
+                };
+                f(j, group);
+            }
         }
     }
 }

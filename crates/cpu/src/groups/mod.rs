@@ -88,89 +88,59 @@ unsafe fn nibbles(at: *const u8) -> __m256i {
     }
 }
 
-/// 32 bytes, shifted right by `shift` < 8 bits, of which `mask` keeps those that did not come from a neighbour.
+/// The bits of `mask` in each byte.
 ///
 /// # Safety
 /// AVX2 exists.
 #[inline(always)]
-unsafe fn bits(bytes: __m256i, shift: usize, mask: i8) -> __m256i {
+unsafe fn and(bytes: __m256i, mask: i8) -> __m256i {
     // SAFETY: the caller's promise.
-    unsafe { _mm256_and_si256(_mm256_srlv_epi32(bytes, _mm256_set1_epi32(shift as i32)), _mm256_set1_epi8(mask)) }
+    unsafe { _mm256_and_si256(bytes, _mm256_set1_epi8(mask)) }
 }
 
-/// Eight integers times `d`.
-///
-/// # Safety
-/// AVX2 exists.
-#[inline(always)]
-unsafe fn times(integers: __m256i, d: __m256) -> __m256 {
-    // SAFETY: the caller's promise.
-    unsafe { _mm256_mul_ps(_mm256_cvtepi32_ps(integers), d) }
-}
+/// The factors of the four groups of half a super-block, waiting to be taken one after the other: element i of each
+/// 128-bit half belongs to group i.
+#[derive(Clone, Copy)]
+struct Factors(__m256);
 
-/// Factors of a super-block's sub-blocks. They wait in memory, because a broadcast from there needs no vector unit.
-#[repr(align(32))]
-struct Factors<const N: usize>([f32; N]);
-
-impl Factors<8> {
+impl Factors {
+    /// Eight bytes, times `d`.
+    ///
     /// # Safety
     /// AVX2 exists.
     #[inline(always)]
-    unsafe fn new(factors: __m256) -> Self {
-        let mut out = Factors([0.0; 8]);
-        // SAFETY: the caller's promise; eight floats of the array, which is aligned to 32 bytes.
-        unsafe { _mm256_store_ps(out.0.as_mut_ptr(), factors) };
-        out
-    }
-
-    /// The factor of group `j` in all lanes.
-    ///
-    /// # Safety
-    /// AVX2 exists; `j` < 8.
-    #[inline(always)]
-    unsafe fn of_group(&self, j: usize) -> __m256 {
+    unsafe fn new(bytes: __m128i, d: __m256) -> Self {
         // SAFETY: the caller's promise.
-        unsafe { _mm256_broadcast_ss(self.0.get_unchecked(j)) }
+        unsafe { Factors(_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), d)) }
     }
-}
 
-impl Factors<16> {
+    /// From one signed byte for every sixteen weights: of both halves of the super-block.
+    ///
     /// # Safety
     /// AVX2 exists.
     #[inline(always)]
-    unsafe fn new(first: __m256, second: __m256) -> Self {
-        let mut out = Factors([0.0; 16]);
-        // SAFETY: the caller's promise; sixteen floats of the array, which is aligned to 32 bytes.
-        unsafe {
-            _mm256_store_ps(out.0.as_mut_ptr(), first);
-            _mm256_store_ps(out.0.as_mut_ptr().add(8), second);
-        }
-        out
-    }
-
-    /// The factor of sub-block 2j in lanes 0..4, of 2j+1 in lanes 4..8.
-    ///
-    /// # Safety
-    /// AVX2 exists; `j` < 8.
-    #[inline(always)]
-    unsafe fn of_group(&self, j: usize) -> __m256 {
+    unsafe fn of_sixteens(bytes: __m128i, d: __m256) -> [Self; 2] {
         // SAFETY: the caller's promise.
         unsafe {
-            let pairs = _mm256_castpd_ps(_mm256_broadcast_sd(&*self.0.as_ptr().add(2 * j).cast::<f64>()));
-            _mm256_permutevar_ps(pairs, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1))
+            // The first sixteen of each group to the lower 128 bits, the second to the upper.
+            let halves = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+            let bytes = _mm_shuffle_epi8(bytes, halves);
+            [Self::new(bytes, d), Self::new(_mm_unpackhi_epi64(bytes, bytes), d)]
         }
     }
 
-    /// From sixteen signed bytes, times `d`.
+    /// The factors of the next group, in the lanes where [`Group`] wants them.
     ///
     /// # Safety
     /// AVX2 exists.
     #[inline(always)]
-    unsafe fn from_bytes(bytes: __m128i, d: __m256) -> Self {
+    unsafe fn next(&mut self) -> __m256 {
         // SAFETY: the caller's promise.
         unsafe {
-            let second = _mm_unpackhi_epi64(bytes, bytes);
-            Self::new(times(_mm256_cvtepi8_epi32(bytes), d), times(_mm256_cvtepi8_epi32(second), d))
+            let next = _mm256_permute_ps::<0b00_00_00_00>(self.0);
+            // Where the loop is unrolled, all turning is folded into the line above.
+            self.0 = _mm256_permute_ps::<0b00_11_10_01>(self.0);
+            next
         }
     }
 }

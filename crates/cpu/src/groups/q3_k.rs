@@ -1,6 +1,6 @@
 //! `Q3_K`: a group is two blocks of sixteen, each with its scale.
 
-use super::{Factors, Group, Groups, bits, f16};
+use super::{Factors, Group, Groups, and, f16};
 use puna_format::{BlockQ3_K, Format};
 use std::arch::x86_64::*;
 use std::mem::offset_of;
@@ -36,25 +36,27 @@ impl Groups for Q3_K {
         // SAFETY: the caller's promise; all offsets lie within the block.
         let (scales, third) = unsafe {
             let d = f16(block.add(offset_of!(BlockQ3_K, d)));
-            let scales = Factors::<16>::from_bytes(scales(block.add(offset_of!(BlockQ3_K, scales))), d);
+            let scales = Factors::of_sixteens(scales(block.add(offset_of!(BlockQ3_K, scales))), d);
             (scales, _mm256_loadu_si256(block.add(offset_of!(BlockQ3_K, hmask)).cast()))
         };
         for half in 0..2 {
-            // SAFETY: the caller's promise; half < 2, and 2 × 32 bytes of codes lie within the block.
-            let (codes, third) = unsafe {
+            let mut scales = scales[half];
+            // SAFETY: the caller's promise; 2 × 32 bytes of codes lie within the block.
+            let (mut low, mut third) = unsafe {
                 // Bit 4·half of a byte is wanted as bit 2, then one further a group.
-                let third = if half == 0 { _mm256_slli_epi32::<2>(third) } else { _mm256_srli_epi32::<2>(third) };
+                let third = if half == 0 { _mm256_slli_epi16::<2>(third) } else { _mm256_srli_epi16::<2>(third) };
                 (_mm256_loadu_si256(block.add(offset_of!(BlockQ3_K, qs) + 32 * half).cast()), third)
             };
             for i in 0..4 {
-                let j = 4 * half + i;
-                // SAFETY: the caller's promise; j < 8.
+                // SAFETY: the caller's promise.
                 let group = unsafe {
-                    let code = _mm256_or_si256(bits(codes, 2 * i, 3), bits(third, i, 4));
+                    let code = _mm256_or_si256(and(low, 3), and(third, 4));
                     let q = _mm256_sub_epi8(code, _mm256_set1_epi8(4));
-                    Group { q, scale: scales.of_group(j), min: _mm256_setzero_ps() }
+                    Group { q, scale: scales.next(), min: _mm256_setzero_ps() }
                 };
-                f(j, group);
+                f(4 * half + i, group);
+                // SAFETY: the caller's promise.
+                (low, third) = unsafe { (_mm256_srli_epi16::<2>(low), _mm256_srli_epi16::<1>(third)) };
             }
         }
     }

@@ -1,6 +1,6 @@
 //! `Q4_K` and `Q5_K`: eight groups with 6-bit scales and minima, packed alike.
 
-use super::{Factors, Group, Groups, bits, times};
+use super::{Factors, Group, Groups, and};
 use puna_format::{BlockQ4_K, BlockQ5_K, Format};
 use std::arch::x86_64::*;
 use std::mem::offset_of;
@@ -10,7 +10,7 @@ use std::mem::offset_of;
 /// # Safety
 /// AVX2 and F16C exist; 16 bytes can be read at `block`.
 #[inline(always)]
-unsafe fn scales_and_mins(block: *const u8) -> (Factors<8>, Factors<8>) {
+unsafe fn scales_and_mins(block: *const u8) -> ([Factors; 2], [Factors; 2]) {
     // SAFETY: the caller's promise.
     unsafe {
         let head = _mm_loadu_si128(block.cast());
@@ -26,9 +26,13 @@ unsafe fn scales_and_mins(block: *const u8) -> (Factors<8>, Factors<8>) {
         let numbers = _mm_or_si128(low, high);
         let d_dmin = _mm_cvtph_ps(head);
         let (d, dmin) = (_mm256_broadcastss_ps(d_dmin), _mm256_broadcastss_ps(_mm_movehdup_ps(d_dmin)));
-        let scales = times(_mm256_cvtepu8_epi32(numbers), d);
-        let mins = times(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(numbers, numbers)), dmin);
-        (Factors::<8>::new(scales), Factors::<8>::new(mins))
+        (
+            [Factors::new(_mm_shuffle_epi32::<0x00>(numbers), d), Factors::new(_mm_shuffle_epi32::<0x55>(numbers), d)],
+            [
+                Factors::new(_mm_shuffle_epi32::<0xAA>(numbers), dmin),
+                Factors::new(_mm_shuffle_epi32::<0xFF>(numbers), dmin),
+            ],
+        )
     }
 }
 
@@ -44,13 +48,20 @@ impl Groups for Q4_K {
     unsafe fn unpack(block: *const u8, mut f: impl FnMut(usize, Group)) {
         // SAFETY: the caller's promise.
         let (scales, mins) = unsafe { scales_and_mins(block) };
-        for j in 0..8 {
-            // SAFETY: the caller's promise; j < 8, and 4 × 32 bytes of codes lie within the block.
-            let group = unsafe {
-                let codes = _mm256_loadu_si256(block.add(offset_of!(BlockQ4_K, qs) + 32 * (j / 2)).cast());
-                Group { q: bits(codes, 4 * (j % 2), 15), scale: scales.of_group(j), min: mins.of_group(j) }
-            };
-            f(j, group);
+        for half in 0..2 {
+            let (mut scales, mut mins) = (scales[half], mins[half]);
+            for pair in 0..2 {
+                let at = offset_of!(BlockQ4_K, qs) + 64 * half + 32 * pair;
+                // SAFETY: the caller's promise; 4 × 32 bytes of codes lie within the block.
+                let mut codes = unsafe { _mm256_loadu_si256(block.add(at).cast()) };
+                for i in 0..2 {
+                    // SAFETY: the caller's promise.
+                    let group = unsafe { Group { q: and(codes, 15), scale: scales.next(), min: mins.next() } };
+                    f(4 * half + 2 * pair + i, group);
+                    // SAFETY: the caller's promise.
+                    codes = unsafe { _mm256_srli_epi16::<4>(codes) };
+                }
+            }
         }
     }
 }
@@ -71,19 +82,24 @@ impl Groups for Q5_K {
             (scales, mins, _mm256_loadu_si256(block.add(offset_of!(BlockQ5_K, qh)).cast()))
         };
         for half in 0..2 {
-            // Bit j of a byte is wanted as bit 4: for the first four groups it must move up, so the bits start four
-            // further up there, and all that remains is to shift down by one a group.
+            let (mut scales, mut mins) = (scales[half], mins[half]);
+            // Bit 4·half of a byte is wanted as bit 4, then one further a group.
             // SAFETY: the caller's promise.
-            let fifth = unsafe { if half == 0 { _mm256_slli_epi32::<4>(fifth) } else { fifth } };
-            for i in 0..4 {
-                let j = 4 * half + i;
-                // SAFETY: the caller's promise; j < 8, and 4 × 32 bytes of codes lie within the block.
-                let group = unsafe {
-                    let codes = _mm256_loadu_si256(block.add(offset_of!(BlockQ5_K, qs) + 32 * (j / 2)).cast());
-                    let q = _mm256_or_si256(bits(codes, 4 * (i % 2), 15), bits(fifth, i, 16));
-                    Group { q, scale: scales.of_group(j), min: mins.of_group(j) }
-                };
-                f(j, group);
+            let mut fifth = unsafe { if half == 0 { _mm256_slli_epi16::<4>(fifth) } else { fifth } };
+            for pair in 0..2 {
+                let at = offset_of!(BlockQ5_K, qs) + 64 * half + 32 * pair;
+                // SAFETY: the caller's promise; 4 × 32 bytes of codes lie within the block.
+                let mut low = unsafe { _mm256_loadu_si256(block.add(at).cast()) };
+                for i in 0..2 {
+                    // SAFETY: the caller's promise.
+                    let group = unsafe {
+                        let q = _mm256_or_si256(and(low, 15), and(fifth, 16));
+                        Group { q, scale: scales.next(), min: mins.next() }
+                    };
+                    f(4 * half + 2 * pair + i, group);
+                    // SAFETY: the caller's promise.
+                    (low, fifth) = unsafe { (_mm256_srli_epi16::<4>(low), _mm256_srli_epi16::<1>(fifth)) };
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! `Q6_K`: a group is two blocks of sixteen, each with its scale.
 
-use super::{Factors, Group, Groups, bits, f16};
+use super::{Factors, Group, Groups, and, f16};
 use puna_format::{BlockQ6_K, Format};
 use std::arch::x86_64::*;
 use std::mem::offset_of;
@@ -18,27 +18,29 @@ impl Groups for Q6_K {
         // SAFETY: the caller's promise; all offsets lie within the block.
         let scales = unsafe {
             let bytes = _mm_loadu_si128(block.add(offset_of!(BlockQ6_K, scales)).cast());
-            Factors::<16>::from_bytes(bytes, f16(block.add(offset_of!(BlockQ6_K, d))))
+            Factors::of_sixteens(bytes, f16(block.add(offset_of!(BlockQ6_K, d))))
         };
-        for pair in 0..4 {
-            // Of each 128 values the first 64 have the low halves of the bytes of `ql`, the others the high halves.
-            let (half, upper) = (pair / 2, pair % 2);
-            // SAFETY: the caller's promise; half < 2, and 2 × 32 bytes of `qh` lie within the block.
-            let high = unsafe {
-                let high = _mm256_loadu_si256(block.add(offset_of!(BlockQ6_K, qh) + 32 * half).cast());
+        for half in 0..2 {
+            let mut scales = scales[half];
+            // SAFETY: the caller's promise; 2 × 32 bytes of `qh` lie within the block.
+            let high = unsafe { _mm256_loadu_si256(block.add(offset_of!(BlockQ6_K, qh) + 32 * half).cast()) };
+            for upper in 0..2 {
                 // Bits 4·upper and 4·upper+1 of a byte are wanted as bits 4 and 5, then two further a group.
-                if upper == 0 { _mm256_slli_epi32::<4>(high) } else { high }
-            };
-            for i in 0..2 {
-                let j = 2 * pair + i;
-                // SAFETY: the caller's promise; j < 8, and 4 × 32 bytes of `ql` lie within the block.
-                let group = unsafe {
-                    let low = _mm256_loadu_si256(block.add(offset_of!(BlockQ6_K, ql) + 64 * half + 32 * i).cast());
-                    let code = _mm256_or_si256(bits(low, 4 * upper, 15), bits(high, 2 * i, 0x30));
-                    let q = _mm256_sub_epi8(code, _mm256_set1_epi8(32));
-                    Group { q, scale: scales.of_group(j), min: _mm256_setzero_ps() }
-                };
-                f(j, group);
+                // SAFETY: the caller's promise.
+                let mut high = unsafe { if upper == 0 { _mm256_slli_epi16::<4>(high) } else { high } };
+                for i in 0..2 {
+                    // SAFETY: the caller's promise; 4 × 32 bytes of `ql` lie within the block.
+                    let group = unsafe {
+                        let low = _mm256_loadu_si256(block.add(offset_of!(BlockQ6_K, ql) + 64 * half + 32 * i).cast());
+                        let low = if upper == 0 { low } else { _mm256_srli_epi16::<4>(low) };
+                        let code = _mm256_or_si256(and(low, 15), and(high, 0x30));
+                        let q = _mm256_sub_epi8(code, _mm256_set1_epi8(32));
+                        Group { q, scale: scales.next(), min: _mm256_setzero_ps() }
+                    };
+                    f(4 * half + 2 * upper + i, group);
+                    // SAFETY: the caller's promise.
+                    high = unsafe { _mm256_srli_epi16::<2>(high) };
+                }
             }
         }
     }
