@@ -52,8 +52,8 @@ impl Groups for IQ4_XS {
     unsafe fn unpack(block: *const u8, mut f: impl FnMut(usize, Group)) {
         // SAFETY: the caller's promise; all offsets lie within the block.
         let scales = unsafe {
-            // Both parts in every lane, then each shifts its own bits down; the low ones of two bytes are in order
-            // when the halves of each are.
+            // Read as integers, the low parts are eight fields of four bits in order, the high parts eight of two. Every
+            // lane gets all of them and shifts its own field down: first those of groups 0..4, then of 4..8.
             let low = block.add(offset_of!(BlockIQ4_XS, scales_l)).cast::<i32>().read_unaligned();
             let high = block.add(offset_of!(BlockIQ4_XS, scales_h)).cast::<i16>().read_unaligned();
             let d = f16(block.add(offset_of!(BlockIQ4_XS, d)));

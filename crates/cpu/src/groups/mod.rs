@@ -5,7 +5,9 @@
 //!
 //! All functions are `#[inline(always)]` and carry no `#[target_feature]`: they become part of the kernel that calls
 //! them, which carries it. Called from anywhere else they would still be right, but slow: every intrinsic a call.
-//! For the same reason each `unpack` has one place where it calls `f`, in a loop: LLVM inlines that, whatever its size.
+//! For the same reason each `unpack` calls `f` in one place only, in a loop: a closure with a single call is inlined even
+//! if it is large. What a loop carries (shifted codes, turned factors) costs nothing where it is unrolled, and little
+//! where it is not.
 
 #![allow(non_camel_case_types, reason = "the types are named as the formats are")]
 
@@ -84,7 +86,7 @@ unsafe fn nibbles(at: *const u8) -> __m256i {
     unsafe {
         let twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(at.cast()));
         let shifted = _mm256_srlv_epi32(twice, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
-        _mm256_and_si256(shifted, _mm256_set1_epi8(15))
+        and(shifted, 15)
     }
 }
 
@@ -104,7 +106,7 @@ unsafe fn and(bytes: __m256i, mask: i8) -> __m256i {
 struct Factors(__m256);
 
 impl Factors {
-    /// Eight bytes, times `d`.
+    /// Eight signed bytes, times `d`.
     ///
     /// # Safety
     /// AVX2 exists.
