@@ -28,3 +28,12 @@ fn gguf() {
     assert_eq!(model.tensors().count(), 39);
     println!("{:#?} {:#?} {}", model.config, model.generation, model.tensor_bytes());
 }
+
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn meta() {
+    let model = bard("meta");
+    assert_eq!(model.layout, Layout::Meta);
+    assert_eq!(model.tensors().count(), 39);
+    println!("{:#?} {:#?} {}", model.config, model.generation, model.tensor_bytes());
+}

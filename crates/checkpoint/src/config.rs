@@ -290,7 +290,8 @@ pub(crate) mod tests {
     #[test]
     fn absurd_values_are_named() {
         assert!(tiny().check(&KEYS).is_ok());
-        let cases: [(&str, fn(&mut Config)); 14] = [
+        type Change = fn(&mut Config);
+        let cases: [(&str, Change); 14] = [
             ("dim", |c| c.dim = 0),
             ("n_layers", |c| c.n_layers = 1 << 31),
             ("n_heads", |c| c.n_heads = 0),

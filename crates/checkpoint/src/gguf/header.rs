@@ -371,7 +371,7 @@ impl<'a> Header<'a> {
                 }
             };
             // Both sums were just found to be at most the file's length.
-            tensor.start = data + tensor.start;
+            tensor.start += data;
             expected = (end - data).next_multiple_of(alignment);
         }
         if file > end.next_multiple_of(alignment) {
