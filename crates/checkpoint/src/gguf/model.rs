@@ -103,6 +103,170 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint, Error> {
         let mut all = sources.iter().zip(&headers).flat_map(|(s, header)| header.tensors.iter().map(move |t| (s, t)));
         all.find(|(_, tensor)| tensor.name == name)
     };
+    let factors = find(FREQUENCIES).map(|(source, tensor)| factors(source, tensor)).transpose()?;
+    let rows = find("token_embd.weight").and_then(|(_, tensor)| tensor.dims.get(1).copied());
+    let tied = find("output.weight").is_none();
+    let config = config(header, rows, factors, tied).map_err(|error| match error {
+        Wrong::Header(error) => first.wrong(error),
+        Wrong::Config(error) => Error::Config { path: first.path.clone(), error },
+    })?;
+
+    let mut claims = Claims::new(&config);
+    for (source, header) in sources.iter().zip(&headers) {
+        for tensor in &header.tensors {
+            claim(&config, source, tensor, &mut claims)?;
+        }
+    }
+    let tensors = claims.finish(path)?;
+
+    // Last, when everything else holds: these strings are the only copies that are made.
+    let vocabulary = vocabulary(header, &config).map_err(|error| first.wrong(error))?;
+    let generation = generation(header).map_err(|error| first.wrong(error))?;
+    let chat_template = header.string("tokenizer.chat_template").map_err(|error| first.wrong(error))?;
+    let chat_template = chat_template.map(str::to_owned);
+    let files = sources.iter().map(|s| FileInfo { path: s.path.clone(), bytes: s.bytes.len() as u64 }).collect();
+    Ok(Checkpoint {
+        layout: Layout::Gguf,
+        generation,
+        tokenizer: vocabulary.map_or(TokenizerSource::None, TokenizerSource::Gguf),
+        chat_template,
+        files,
+        tensors,
+        config,
+    })
+}
+
+/// The files of the set that `source` belongs to, when it says that it is one of several.
+fn split(source: &Source, header: &Header<'_>) -> Result<Option<Vec<PathBuf>>, Error> {
+    let count = header.unsigned("split.count").map_err(|error| source.wrong(error))?.unwrap_or(0);
+    if count <= 1 {
+        return Ok(None);
+    }
+    let wrong = |found: String, expected: String| {
+        source.wrong(HeaderError::Value { key: "split.count".into(), found, expected })
+    };
+    if count > MAX_SPLIT {
+        return Err(wrong(count.to_string(), format!("at most {MAX_SPLIT}")));
+    }
+    let pattern = format!("-of-{count:05}.gguf");
+    let name = source.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let prefix = name.strip_suffix(&pattern).and_then(|rest| rest.rsplit_once('-'));
+    let Some((prefix, _)) = prefix.filter(|(_, n)| n.len() == 5 && n.bytes().all(|b| b.is_ascii_digit())) else {
+        return Err(wrong(count.to_string(), format!("a file named NAME-00001{pattern}, to find the others by")));
+    };
+    let dir = source.path.parent().unwrap_or(Path::new(""));
+    let names: Vec<String> = (1..=count).map(|n| format!("{prefix}-{n:05}{pattern}")).collect();
+    let missing: Vec<String> = names.iter().filter(|name| !dir.join(name).is_file()).cloned().collect();
+    if !missing.is_empty() {
+        return Err(Error::MissingFiles { dir: dir.to_owned(), missing, promised: names.len() });
+    }
+    Ok(Some(names.into_iter().map(|name| dir.join(name)).collect()))
+}
+
+/// Every file must say its own number and the same count; the first also says the number of tensors.
+fn check_split(sources: &[Source], headers: &[Header<'_>]) -> Result<(), Error> {
+    if sources.len() < 2 {
+        return Ok(());
+    }
+    let tensors: usize = headers.iter().map(|header| header.tensors.len()).sum();
+    for (i, (source, header)) in sources.iter().zip(headers).enumerate() {
+        let expected = [("split.no", i), ("split.count", sources.len()), ("split.tensors.count", tensors)];
+        for (key, expected) in expected {
+            let found = header.unsigned(key).map_err(|error| source.wrong(error))?;
+            if found.is_some_and(|found| found != expected as u64) || (found.is_none() && key == "split.no") {
+                let found = found.map_or("missing".into(), |n| n.to_string());
+                let expected = format!("{expected} by the set of {} files", sources.len());
+                return Err(source.wrong(HeaderError::Value { key: key.into(), found, expected }));
+            }
+        }
+    }
+    Ok(())
+}
+
+enum Wrong {
+    Header(HeaderError),
+    Config(ConfigError),
+}
+
+impl From<HeaderError> for Wrong {
+    fn from(error: HeaderError) -> Wrong {
+        Wrong::Header(error)
+    }
+}
+
+impl From<ConfigError> for Wrong {
+    fn from(error: ConfigError) -> Wrong {
+        Wrong::Config(error)
+    }
+}
+
+/// The sizes, from the metadata of the first file and from three tensors: the rows of the token embedding, the rope
+/// factors, and whether there is no output matrix.
+fn config(
+    header: &Header<'_>,
+    rows: Option<u64>,
+    factors: Option<Arc<[f32]>>,
+    tied_embeddings: bool,
+) -> Result<Config, Wrong> {
+    let value = |key: &str, found: &dyn std::fmt::Display, expected: &str| HeaderError::Value {
+        key: key.into(),
+        found: shown(&found.to_string()),
+        expected: expected.into(),
+    };
+    match header.string("general.architecture")? {
+        None => return Err(HeaderError::Missing("general.architecture").into()),
+        Some("llama") => {}
+        Some(other) => {
+            let expected = "`llama`: no other architecture is supported";
+            return Err(value("general.architecture", &other, expected).into());
+        }
+    }
+    for (key, _) in header.pairs.iter().filter(|(key, _)| key.starts_with("llama.")) {
+        if !READ.contains(key) && !HARMLESS.contains(key) {
+            let expected = "no such key: it may change what the model computes, so it is not ignored";
+            return Err(value(key, &"present", expected).into());
+        }
+    }
+    let size = |key: &'static str| -> Result<usize, Wrong> {
+        let n = header.unsigned(key)?.ok_or(HeaderError::Missing(key))?;
+        // What does not fit is far out of range, and the range check says so.
+        Ok(usize::try_from(n).unwrap_or(usize::MAX))
+    };
+    let optional = |key: &'static str| -> Result<Option<usize>, Wrong> {
+        Ok(header.unsigned(key)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
+    };
+    let dim = size(KEYS.dim)?;
+    let n_heads = size(KEYS.n_heads)?;
+    let head_dim = match optional(KEYS.head_dim)? {
+        Some(head_dim) => head_dim,
+        None if n_heads > 0 && dim.is_multiple_of(n_heads) => dim / n_heads,
+        None => return Err(ConfigError::range(KEYS.n_heads, n_heads, format_args!("a divisor of {dim}")).into()),
+    };
+    for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
+        if let Some(n) = header.unsigned(key)?
+            && n != head_dim as u64
+        {
+            return Err(value(key, &n, &format!("{head_dim}, the size of a head")).into());
+        }
+    }
+    if let Some(n) = header.unsigned("llama.expert_count")?
+        && n > 0
+    {
+        return Err(value("llama.expert_count", &n, "0: mixtures of experts are not supported").into());
+    }
+    if let Some(factor) = header.float("llama.rope.scaling.attn_factor")?
+        && factor != 1.0
+    {
+        return Err(value("llama.rope.scaling.attn_factor", &factor, "1").into());
+    }
+
+    let rows = rows.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let vocab_size = match (optional(KEYS.vocab_size)?, rows) {
+        (Some(stated), Some(rows)) if stated != rows => {
+            return Err(value(KEYS.vocab_size, &stated, &format!("{rows}, the rows of token_embd.weight")).into());
+        }
+        (stated, rows) => rows.or(stated).ok_or(HeaderError::Missing(KEYS.vocab_size))?,
+    };
     let config = Config {
         dim,
         n_layers: size(KEYS.n_layers)?,
