@@ -4,5 +4,7 @@
 //! end of the file, without gaps.
 
 mod header;
+mod writer;
 
 pub use header::{Entry, Header, HeaderError, Shape};
+pub use writer::{Declaration, Writer};
