@@ -1,7 +1,6 @@
 //! `BF16`: the upper 16 bits of an f32, little-endian.
 
 use crate::{Format, Info};
-use half::bf16;
 
 pub(crate) static INFO: Info = Info {
     format: Format::BF16,
@@ -20,8 +19,20 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Ties to even. Finite values that would round to an infinity become the largest finite number; infinities and NaN
+/// stay (a NaN quiet).
 fn encode(values: &[f32], out: &mut [u8]) {
     for (&v, out) in values.iter().zip(out.as_chunks_mut::<2>().0) {
-        *out = bf16::from_f32(v).to_le_bytes();
+        let bits = v.to_bits();
+        let magnitude = bits & 0x7FFF_FFFF;
+        let rounded = (magnitude + 0x7FFF + (magnitude >> 16 & 1)) >> 16;
+        let upper = if magnitude > 0x7F80_0000 {
+            magnitude >> 16 | 0x40
+        } else if magnitude == 0x7F80_0000 {
+            0x7F80
+        } else {
+            rounded.min(0x7F7F)
+        };
+        *out = ((bits >> 16 & 0x8000 | upper) as u16).to_le_bytes();
     }
 }

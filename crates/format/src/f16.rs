@@ -2,6 +2,7 @@
 
 use crate::{Format, Info};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 pub(crate) static INFO: Info = Info {
     format: Format::F16,
@@ -14,14 +15,31 @@ pub(crate) static INFO: Info = Info {
     encode,
 };
 
+/// Values converted per call of `half`'s slice conversion, which looks for the processor's instruction at run time.
+const CHUNK: usize = 256;
+
 fn decode(bytes: &[u8], out: &mut [f32]) {
-    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-        *out = f16::from_le_bytes(*bytes).to_f32();
+    // The bytes may lie at any address: they pass through an aligned chunk.
+    let mut chunk = [f16::ZERO; CHUNK];
+    for (bytes, out) in bytes.as_chunks::<2>().0.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
+        let chunk = &mut chunk[..out.len()];
+        for (half, bytes) in chunk.iter_mut().zip(bytes) {
+            *half = f16::from_le_bytes(*bytes);
+        }
+        chunk.convert_to_f32_slice(out);
     }
 }
 
+/// Finite values beyond ±65504 become ±65504; infinities and NaN stay.
 fn encode(values: &[f32], out: &mut [u8]) {
-    for (&v, out) in values.iter().zip(out.as_chunks_mut::<2>().0) {
-        *out = f16::from_f32(v).to_le_bytes();
+    let mut chunk = [f16::ZERO; CHUNK];
+    for (values, out) in values.chunks(CHUNK).zip(out.as_chunks_mut::<2>().0.chunks_mut(CHUNK)) {
+        let chunk = &mut chunk[..out.len()];
+        chunk.convert_from_f32_slice(values);
+        for ((&half, out), &v) in chunk.iter().zip(out).zip(values) {
+            // Overflow rounded to infinity: one below it, of the same sign, is the largest finite number.
+            let overflowed = half.is_infinite() && v.is_finite();
+            *out = (half.to_bits() - u16::from(overflowed)).to_le_bytes();
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Layout (34 bytes, as in GGUF): `d: f16`, `qs: [i8; 32]`.
 
-use crate::{Format, Info};
+use crate::{Format, Info, fit};
 use half::f16;
 
 /// One block of 32 values.
@@ -11,7 +11,7 @@ use half::f16;
 pub struct BlockQ8_0 {
     /// The scale, an f16 in little-endian bytes.
     pub d: [u8; 2],
-    /// The quantized values.
+    /// The codes.
     pub qs: [i8; 32],
 }
 
@@ -28,7 +28,7 @@ pub(crate) static INFO: Info = Info {
 
 fn decode(bytes: &[u8], out: &mut [f32]) {
     let blocks: &[BlockQ8_0] = bytemuck::cast_slice(bytes);
-    for (block, out) in blocks.iter().zip(out.chunks_exact_mut(32)) {
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<32>().0) {
         let d = f16::from_le_bytes(block.d).to_f32();
         for (out, &q) in out.iter_mut().zip(&block.qs) {
             *out = d * f32::from(q);
@@ -36,16 +36,19 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// The largest magnitude becomes 127 steps; halves round away from zero. The same bits as the `gguf` package's
+/// quantizer.
 fn encode(values: &[f32], out: &mut [u8]) {
     let blocks: &mut [BlockQ8_0] = bytemuck::cast_slice_mut(out);
-    for (block, values) in blocks.iter_mut().zip(values.chunks_exact(32)) {
-        let max = values.iter().fold(0f32, |m, v| m.max(v.abs()));
-        let d = max / 127.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        block.d = f16::from_f32(d).to_le_bytes();
-        for (q, &v) in block.qs.iter_mut().zip(values) {
-            // `as` saturates and sends NaN to 0, so a bad value can't wrap round.
-            *q = (v * inverse).round() as i8;
-        }
+    for (block, values) in blocks.iter_mut().zip(values.as_chunks::<32>().0) {
+        let x = fit::finite(values);
+        let d = (fit::peak(&x).abs() / 127.0).min(65504.0);
+        let inverse = fit::inverse(d);
+        block.d = fit::stored(d).to_le_bytes();
+        block.qs = x.map(|x| {
+            let q = (x * inverse).clamp(-127.0, 127.0);
+            // Truncating after adding the float just below ½ is `f32::round`, without a call per value.
+            (q + 0.5f32.next_down().copysign(q)) as i32 as i8
+        });
     }
 }
