@@ -38,8 +38,9 @@ impl SynthFormat {
     /// Every name that is understood.
     pub fn names() -> impl Iterator<Item = &'static str> {
         let mixes = MIXES.iter().map(|(name, _)| *name);
-        let pure = FORMATS.iter().map(|info| info.name).filter(|name| !MIXES.iter().any(|(mix, _)| mix == name));
-        pure.filter(|name| SynthFormat::from_str(name).is_ok()).chain(mixes)
+        // Bare FP8 has no scales and no place in GGUF; the mix has.
+        let pure = FORMATS.iter().filter(|info| info.ggml_type.is_some()).map(|info| info.name);
+        pure.filter(|name| !MIXES.iter().any(|(mix, _)| mix == name)).chain(mixes)
     }
 
     /// Whether safetensors can hold it.
@@ -102,7 +103,6 @@ impl FromStr for SynthFormat {
             return Ok(*mix);
         }
         match Format::from_name(name) {
-            // A format of bare FP8 would have no scales.
             Some(format) if format.info().ggml_type.is_some() => Ok(SynthFormat::Pure(format)),
             _ => {
                 Err(format!("`{name}` is no format; there are {}", SynthFormat::names().collect::<Vec<_>>().join(", ")))
