@@ -37,6 +37,16 @@ pub enum Container {
     Safetensors,
 }
 
+impl Container {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Container::Gguf => "GGUF",
+            Container::Safetensors => "safetensors",
+        }
+    }
+}
+
 /// Weights in one safetensors file, at most; what the hub's tools split at.
 const SHARD: u64 = 5_000_000_000;
 /// Bytes made and written at once.
@@ -60,6 +70,13 @@ pub fn write(
 ) -> Result<(), Error> {
     let config = shape.config();
     vocabulary::check(config, out)?;
+    let fits = match container {
+        Container::Gguf => format != SynthFormat::Fp8,
+        Container::Safetensors => format.fits_safetensors(),
+    };
+    if !fits {
+        return Err(wrong(out, format!("{format} has no place in {}", container.name())));
+    }
     let tensors = plan(config, format, container);
     let mut written = Written { total: 0, done: 0, progress };
     for tensor in &tensors {
