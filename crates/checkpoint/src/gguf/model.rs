@@ -169,9 +169,13 @@ fn check_split(sources: &[Source], headers: &[Header<'_>]) -> Result<(), Error> 
         return Ok(());
     }
     let tensors: usize = headers.iter().map(|header| header.tensors.len()).sum();
-    for (i, (source, header)) in sources.iter().zip(headers).enumerate() {
-        let expected = [("split.no", i), ("split.count", sources.len()), ("split.tensors.count", tensors)];
-        for (key, expected) in expected {
+    for key in ["split.no", "split.count", "split.tensors.count"] {
+        for (i, (source, header)) in sources.iter().zip(headers).enumerate() {
+            let expected = match key {
+                "split.no" => i,
+                "split.count" => sources.len(),
+                _ => tensors,
+            };
             let found = header.unsigned(key).map_err(|error| source.wrong(error))?;
             if found.is_some_and(|found| found != expected as u64) || (found.is_none() && key == "split.no") {
                 let found = found.map_or("missing".into(), |n| n.to_string());

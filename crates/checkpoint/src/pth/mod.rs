@@ -81,7 +81,9 @@ impl View<'_> {
 /// See [`PthError`].
 pub fn read(file: &[u8]) -> Result<Vec<View<'_>>, PthError> {
     let archive = Archive::parse(file)?;
-    let root = archive.members.first().and_then(|m| m.name.split_once('/')).map_or("", |(root, _)| root);
+    // The folder is named after the file that was first written.
+    let mut roots = archive.members.iter().filter_map(|m| m.name.strip_suffix("/data.pkl"));
+    let root = roots.find(|root| !root.contains('/')).ok_or_else(|| PthError::MissingMember("data.pkl".into()))?;
     let full = |name: &str| format!("{root}/{name}");
     let content = |member: &Member<'_>, limit: u64| -> Result<&[u8], PthError> {
         let wrong = |why| PthError::Member { member: shown(member.name), why };

@@ -10,6 +10,13 @@ use puna_checkpoint::{
 use puna_format::Format;
 use std::{fs, path::Path};
 
+/// Tensors to write, with their data.
+pub type Tensors = Vec<(Declaration, Vec<u8>)>;
+/// Metadata to write.
+pub type Pairs = Vec<(String, MetadataValue)>;
+/// Names and contents of zip members.
+pub type Members = Vec<(String, Vec<u8>)>;
+
 pub const DIM: usize = 32;
 pub const VOCAB: usize = 40;
 
@@ -155,9 +162,9 @@ pub fn vocabulary() -> GgufVocabulary {
     }
 }
 
-pub fn gguf_parts(format: Format) -> (Vec<(String, MetadataValue)>, Vec<(Declaration, Vec<u8>)>) {
+pub fn gguf_parts(format: Format) -> (Pairs, Tensors) {
     let metadata = gguf::metadata("tiny", &config(), &vocabulary(), Some("{{ template }}"));
-    let mut tensors: Vec<(Declaration, Vec<u8>)> = names()
+    let mut tensors: Tensors = names()
         .into_iter()
         .map(|name| {
             let format = if name.is_norm() { Format::F32 } else { format };
@@ -361,7 +368,7 @@ pub fn zip(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     out
 }
 
-pub fn pth_members(tensors: &[Saved]) -> Vec<(String, Vec<u8>)> {
+pub fn pth_members(tensors: &[Saved]) -> Members {
     let mut members =
         vec![("shard/data.pkl".to_owned(), pickle(tensors)), ("shard/byteorder".into(), b"little".into())];
     members.extend(tensors.iter().enumerate().map(|(i, t)| (format!("shard/data/{i}"), t.bytes.clone())));
