@@ -60,7 +60,7 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
 }
 
 /// Every form of the weights in floats, with its golden values.
-const FORMS: [(&str, &str); 2] = [("hf", "hf-fp32"), ("hf-fp8", "fp8-fp32")];
+const FORMS: [(&str, &str); 3] = [("hf", "hf-fp32"), ("meta", "hf-fp32"), ("hf-fp8", "fp8-fp32")];
 
 #[test]
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
@@ -84,12 +84,14 @@ fn logits_of_float_forms() {
 fn logits_after_twelve_thousand_tokens() {
     let golden = Golden::read("hf-fp32");
     let ids = golden.ids("long", "ids");
-    for (kv_format, bound) in [(KvFormat::F32, 1e-5), (KvFormat::F16, 1e-3)] {
-        let mut engine = engine("hf", kv_format, 2, 16_384);
+    for (form, kv_format, bound) in
+        [("hf", KvFormat::F32, 1e-5), ("hf", KvFormat::F16, 1e-3), ("meta", KvFormat::F32, 1e-5)]
+    {
+        let mut engine = engine(form, kv_format, 2, 16_384);
         let mut sequence = Sequence::default();
         let logits = engine.prefill(&mut sequence, &ids, &mut |_, _| true).expect("fits").expect("not cancelled");
         let error = relative_error(logits, &golden.logits("long.last_logits"));
-        println!("long, {} KV: relative error {error:.2e}", kv_format.name());
+        println!("long, {form}, {} KV: relative error {error:.2e}", kv_format.name());
         assert!(error <= bound, "{error:e} > {bound:e}");
     }
 }

@@ -78,6 +78,33 @@ pub enum RopePairing {
     Halves,
 }
 
+impl Rope {
+    /// The divisor of every pair's angle that the scaling amounts to: `head_dim / 2` entries.
+    ///
+    /// The llama3 ramp is that of Meta's reference code: with wavelength λ and original context c, the frequency is
+    /// `(1 − s)·f/factor + s·f` where `s = (c/λ − low)/(high − low)`, clamped to [0, 1].
+    pub fn divisors(&self, head_dim: usize) -> Vec<f32> {
+        let n = head_dim / 2;
+        match &self.scaling {
+            RopeScaling::None => vec![1.0; n],
+            RopeScaling::Linear { factor } => vec![*factor; n],
+            RopeScaling::Factors(factors) => factors.to_vec(),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                let (factor, low, high) =
+                    (f64::from(*factor), f64::from(*low_freq_factor), f64::from(*high_freq_factor));
+                (0..n)
+                    .map(|i| {
+                        let frequency = f64::from(self.theta).powf(-2.0 * i as f64 / head_dim as f64);
+                        let wavelength = 2.0 * std::f64::consts::PI / frequency;
+                        let s = ((*original_context as f64 / wavelength - low) / (high - low)).clamp(0.0, 1.0);
+                        (1.0 / ((1.0 - s) / factor + s)) as f32
+                    })
+                    .collect()
+            }
+        }
+    }
+}
+
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -263,8 +290,8 @@ pub(crate) mod tests {
     #[test]
     fn absurd_values_are_named() {
         assert!(tiny().check(&KEYS).is_ok());
-        #[allow(clippy::type_complexity, reason = "a table")]
-        let cases: [(&str, fn(&mut Config)); 14] = [
+        type Change = fn(&mut Config);
+        let cases: [(&str, Change); 14] = [
             ("dim", |c| c.dim = 0),
             ("n_layers", |c| c.n_layers = 1 << 31),
             ("n_heads", |c| c.n_heads = 0),
@@ -286,5 +313,22 @@ pub(crate) mod tests {
             let message = config.check(&KEYS).unwrap_err().to_string();
             assert!(message.contains(&format!("`{key}`")), "{message}");
         }
+    }
+
+    #[test]
+    fn llama3_divisors_run_from_one_to_the_factor() {
+        let rope = Rope {
+            theta: 500_000.0,
+            scaling: RopeScaling::Llama3 {
+                factor: 8.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_context: 8192,
+            },
+            pairing: RopePairing::Halves,
+        };
+        let divisors = rope.divisors(128);
+        assert_eq!((divisors.len(), divisors[0], divisors[63]), (64, 1.0, 8.0));
+        assert!(divisors.is_sorted());
     }
 }

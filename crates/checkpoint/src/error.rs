@@ -3,7 +3,7 @@
 //! Parsers work on bytes and know no paths: each has its own error that names field, expected and found. Here the
 //! file is added. Messages are complete in themselves; none relies on a `source` chain being printed.
 
-use crate::{config::ConfigError, gguf, name::Name, safetensors};
+use crate::{config::ConfigError, gguf, name::Name, pth, safetensors};
 use std::{fmt, io, path::PathBuf};
 
 /// Why weights could not be opened or written.
@@ -69,6 +69,14 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong in it.
         error: gguf::HeaderError,
+    },
+    /// A malformed Meta checkpoint shard.
+    #[error("{}: {error}", path.display())]
+    Pth {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        error: pth::PthError,
     },
     /// A tensor that the architecture has no place for.
     #[error("{}: unknown tensor `{tensor}`: {why}", path.display())]

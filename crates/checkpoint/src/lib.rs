@@ -6,20 +6,30 @@
 //!
 //! Whatever a file says is checked before it is believed: see the limits in each reader.
 //!
-//! Modules import only from those below them.
+//! Modules import only from those in groups below theirs.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may"))]
 
-mod config;
-mod error;
-pub mod gguf;
+pub mod synth;
+
 mod hugging_face;
-mod json;
-mod mapped;
 mod meta;
-mod name;
+
+pub mod gguf;
+pub mod pth;
 pub mod safetensors;
+
+mod stream;
 mod tensor;
+
+mod json;
+
+mod config;
+mod mapped;
+
+// Names the parsers' own errors, and is named by everything.
+mod error;
+mod name;
 
 pub use config::{Config, ConfigError, Rope, RopePairing, RopeScaling};
 pub use error::Error;

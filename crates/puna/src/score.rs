@@ -3,6 +3,7 @@
 use crate::model::ModelArgs;
 use crate::show;
 use anyhow::{Context, Result, bail};
+use puna_checkpoint::safetensors::{Declaration, Writer};
 use puna_engine::Engine;
 use puna_engine::sampler::log_probability;
 use puna_format::Format;
@@ -86,8 +87,8 @@ fn score_ids(engine: &mut Engine, ids: &[u32], logits_file: Option<&Path>) -> Re
     let vocab_size = engine.model().config().vocab_size;
     let mut writer = match logits_file {
         Some(path) => {
-            let tensors = [("logits".to_string(), Format::F32, vec![ids.len(), vocab_size])];
-            Some(puna_checkpoint::safetensors::Writer::create(path, &tensors)?)
+            let logits = Declaration { name: "logits".into(), format: Format::F32, shape: vec![ids.len(), vocab_size] };
+            Some(Writer::create(path, &[logits])?)
         }
         None => None,
     };
@@ -100,7 +101,7 @@ fn score_ids(engine: &mut Engine, ids: &[u32], logits_file: Option<&Path>) -> Re
         }
         if let (Some(writer), Ok(())) = (&mut writer, &written) {
             let bytes: Vec<u8> = logits.iter().flat_map(|logit| logit.to_le_bytes()).collect();
-            written = writer.write(&bytes);
+            written = writer.append(&bytes);
         }
         bar.set_position(position as u64 + 1);
     })?;

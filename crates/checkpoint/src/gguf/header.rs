@@ -20,7 +20,7 @@ const MAX_TENSORS: u64 = 1 << 16;
 /// Most dimensions of a tensor.
 const MAX_DIMS: u32 = 4;
 /// Alignment of data where the file says nothing.
-const DEFAULT_ALIGNMENT: u64 = 32;
+pub(super) const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_ALIGNMENT: u64 = 1 << 20;
 /// Fewest bytes of a pair: an empty key is refused, so a key of 9, type, and a value of 1.
 const MIN_PAIR: u64 = 9 + 4 + 1;

@@ -1,7 +1,12 @@
 //! GGUF: header reader, the Llama in it, and a streaming writer.
 
 mod header;
+mod metadata;
 mod model;
+mod writer;
 
+pub use crate::safetensors::Declaration;
 pub use header::{Dims, Header, HeaderError, TensorInfo, Value, ValueType};
+pub use metadata::metadata;
 pub(crate) use model::open;
+pub use writer::{MetadataValue, Writer};

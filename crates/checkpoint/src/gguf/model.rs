@@ -99,10 +99,16 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint, Error> {
     let (Some(first), Some(header)) = (sources.first(), headers.first()) else {
         return Err(Error::NotAModel { path: path.to_owned(), why: "an empty set of files".into() });
     };
-    let config = config(header, &sources, &headers).map_err(|error| match error {
+    let find = |name: &str| {
+        let mut all = sources.iter().zip(&headers).flat_map(|(s, header)| header.tensors.iter().map(move |t| (s, t)));
+        all.find(|(_, tensor)| tensor.name == name)
+    };
+    let factors = find(FREQUENCIES).map(|(source, tensor)| factors(source, tensor)).transpose()?;
+    let rows = find("token_embd.weight").and_then(|(_, tensor)| tensor.dims.get(1).copied());
+    let tied = find("output.weight").is_none();
+    let config = config(header, rows, factors, tied).map_err(|error| match error {
         Wrong::Header(error) => first.wrong(error),
         Wrong::Config(error) => Error::Config { path: first.path.clone(), error },
-        Wrong::Other(error) => error,
     })?;
 
     let mut claims = Claims::new(&config);
@@ -163,9 +169,13 @@ fn check_split(sources: &[Source], headers: &[Header<'_>]) -> Result<(), Error> 
         return Ok(());
     }
     let tensors: usize = headers.iter().map(|header| header.tensors.len()).sum();
-    for (i, (source, header)) in sources.iter().zip(headers).enumerate() {
-        let expected = [("split.no", i), ("split.count", sources.len()), ("split.tensors.count", tensors)];
-        for (key, expected) in expected {
+    for key in ["split.no", "split.count", "split.tensors.count"] {
+        for (i, (source, header)) in sources.iter().zip(headers).enumerate() {
+            let expected = match key {
+                "split.no" => i,
+                "split.count" => sources.len(),
+                _ => tensors,
+            };
             let found = header.unsigned(key).map_err(|error| source.wrong(error))?;
             if found.is_some_and(|found| found != expected as u64) || (found.is_none() && key == "split.no") {
                 let found = found.map_or("missing".into(), |n| n.to_string());
@@ -180,7 +190,6 @@ fn check_split(sources: &[Source], headers: &[Header<'_>]) -> Result<(), Error> 
 enum Wrong {
     Header(HeaderError),
     Config(ConfigError),
-    Other(Error),
 }
 
 impl From<HeaderError> for Wrong {
@@ -195,8 +204,14 @@ impl From<ConfigError> for Wrong {
     }
 }
 
-/// The sizes, from the metadata of the first file and, for the vocabulary and the rope factors, from tensors.
-fn config(header: &Header<'_>, sources: &[Source], headers: &[Header<'_>]) -> Result<Config, Wrong> {
+/// The sizes, from the metadata of the first file and from three tensors: the rows of the token embedding, the rope
+/// factors, and whether there is no output matrix.
+fn config(
+    header: &Header<'_>,
+    rows: Option<u64>,
+    factors: Option<Arc<[f32]>>,
+    tied_embeddings: bool,
+) -> Result<Config, Wrong> {
     let value = |key: &str, found: &dyn std::fmt::Display, expected: &str| HeaderError::Value {
         key: key.into(),
         found: shown(&found.to_string()),
@@ -249,21 +264,13 @@ fn config(header: &Header<'_>, sources: &[Source], headers: &[Header<'_>]) -> Re
         return Err(value("llama.rope.scaling.attn_factor", &factor, "1").into());
     }
 
-    let find = |name: &str| {
-        let mut all =
-            sources.iter().zip(headers).flat_map(|(source, header)| header.tensors.iter().map(move |t| (source, t)));
-        all.find(|(_, tensor)| tensor.name == name)
-    };
-    let rows =
-        find("token_embd.weight").and_then(|(_, t)| t.dims.get(1)).map(|&n| usize::try_from(n).unwrap_or(usize::MAX));
+    let rows = rows.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let vocab_size = match (optional(KEYS.vocab_size)?, rows) {
         (Some(stated), Some(rows)) if stated != rows => {
             return Err(value(KEYS.vocab_size, &stated, &format!("{rows}, the rows of token_embd.weight")).into());
         }
         (stated, rows) => rows.or(stated).ok_or(HeaderError::Missing(KEYS.vocab_size))?,
     };
-    let factors =
-        find(FREQUENCIES).map(|(source, tensor)| factors(source, tensor)).transpose().map_err(Wrong::Other)?;
     let config = Config {
         dim,
         n_layers: size(KEYS.n_layers)?,
@@ -279,7 +286,7 @@ fn config(header: &Header<'_>, sources: &[Source], headers: &[Header<'_>]) -> Re
             scaling: scaling(header, factors)?,
             pairing: RopePairing::Interleaved,
         },
-        tied_embeddings: find("output.weight").is_none(),
+        tied_embeddings,
     };
     config.check(&KEYS)?;
     Ok(config)

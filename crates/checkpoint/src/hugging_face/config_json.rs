@@ -283,7 +283,6 @@ impl HfConfig {
 struct Architectures;
 
 impl<'a> Deserialize<'a> for Architectures {
-    #[allow(non_local_definitions, reason = "the visitor is of no use elsewhere")]
     fn deserialize<D: de::Deserializer<'a>>(d: D) -> Result<Self, D::Error> {
         d.deserialize_seq(Architectures)
     }

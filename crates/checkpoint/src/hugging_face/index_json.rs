@@ -40,7 +40,12 @@ impl<'a> Index<'a> {
 
     /// The shards, sorted.
     pub fn files(&self) -> BTreeSet<&str> {
-        self.map.iter().map(|(_, file)| file.as_ref()).collect()
+        let mut files = BTreeSet::new();
+        // One by one: collecting would first make a list as long as the map.
+        for (_, file) in &self.map {
+            files.insert(file.as_ref());
+        }
+        files
     }
 
     /// Holds the index against the header of the shard `file`: both must name the same tensors.

@@ -12,7 +12,7 @@ use serde::{
 use std::{borrow::Cow, fmt};
 
 /// Longest header, by the format's definition.
-const MAX_HEADER: u64 = 100_000_000;
+pub(super) const MAX_HEADER: u64 = 100_000_000;
 /// More dimensions than any weight has.
 const MAX_DIMS: usize = 4;
 /// Bytes before the header.

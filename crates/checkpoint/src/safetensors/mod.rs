@@ -7,4 +7,4 @@ mod header;
 mod writer;
 
 pub use header::{Entry, Header, HeaderError, Shape};
-pub use writer::Writer;
+pub use writer::{Declaration, Writer};

@@ -1,103 +1,91 @@
-//! Writing a safetensors file as a stream: the header first, then the data in the order declared.
+//! The streaming writer.
 
-use crate::Error;
+use super::header::MAX_HEADER;
+use crate::{
+    Error,
+    stream::{Pending, Tensors, wrong},
+};
 use puna_format::Format;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
-/// A file being written. It has its name only once it is whole: data goes to `NAME.partial`, which
-/// [`Writer::finish`] makes durable and renames.
-pub struct Writer {
-    path: PathBuf,
-    partial: PathBuf,
-    file: BufWriter<File>,
-    /// Bytes declared and not written yet.
-    left: u64,
+/// A tensor that will be written.
+#[derive(Clone, Debug)]
+pub struct Declaration {
+    /// Its name.
+    pub name: String,
+    /// Its format, one that safetensors has.
+    pub format: Format,
+    /// Its dimensions, outermost first.
+    pub shape: Vec<usize>,
 }
+
+impl Declaration {
+    /// Bytes of its data; `None` when its rows are no whole blocks, or on overflow.
+    pub fn n_bytes(&self) -> Option<u64> {
+        let (cols, rows) = self.shape.split_last()?;
+        let row = self.format.row_bytes(*cols)? as u64;
+        rows.iter().try_fold(row, |n, &d| n.checked_mul(d as u64))
+    }
+}
+
+/// Writes a file whose tensors are declared first and then appended in the same order, in memory of its own small
+/// buffer.
+pub struct Writer(Tensors);
 
 impl Writer {
-    /// Begins a file with these tensors: name, format, shape.
+    /// Begins the file `path`.
     ///
     /// # Errors
-    /// When safetensors has no such format, a size overflows, or the system refuses.
-    pub fn create(path: &Path, tensors: &[(String, Format, Vec<usize>)]) -> Result<Writer, Error> {
-        let wrong = |what: String| Error::Write { path: path.to_owned(), what };
-        let mut header = serde_json::Map::new();
-        let mut offset = 0u64;
-        for (name, format, shape) in tensors {
-            let dtype = format.info().safetensors_dtype;
-            let dtype = dtype.ok_or_else(|| wrong(format!("safetensors has no format {format}")))?;
-            let n_values = shape.iter().try_fold(1usize, |n, dim| n.checked_mul(*dim));
-            let n_bytes = n_values.and_then(|n| format.row_bytes(n)).and_then(|n| u64::try_from(n).ok());
-            let end = n_bytes.and_then(|n| offset.checked_add(n));
-            let end = end.ok_or_else(|| wrong(format!("tensor `{name}`: {shape:?} is too large")))?;
-            let entry = serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [offset, end] });
-            if header.insert(name.clone(), entry).is_some() {
-                return Err(wrong(format!("tensor `{name}` was declared twice")));
+    /// When a tensor can't be expressed (format, repeated name, or a beginning that its element size does not divide:
+    /// declare larger elements first), or the file can't be made.
+    pub fn create(path: &Path, tensors: &[Declaration]) -> Result<Writer, Error> {
+        let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
+        let mut names = BTreeSet::new();
+        let mut sizes = Vec::with_capacity(tensors.len());
+        let mut start = 0u64;
+        for tensor in tensors {
+            let fail = |what: &str| wrong(path, format!("tensor `{}`: {what}", tensor.name));
+            let dtype =
+                tensor.format.info().safetensors_dtype.ok_or_else(|| fail("a format that safetensors has not"))?;
+            let size = tensor.n_bytes().ok_or_else(|| fail("its rows are no whole blocks"))?;
+            let end = start.checked_add(size).ok_or_else(|| fail("too large"))?;
+            if !names.insert(&tensor.name) || tensor.name == "__metadata__" {
+                return Err(fail("its name is taken"));
             }
-            offset = end;
+            if !start.is_multiple_of(tensor.format.info().block_bytes as u64) {
+                return Err(fail("would begin between two elements; declare larger elements first"));
+            }
+            let name = serde_json::Value::from(tensor.name.as_str());
+            write!(json, r#",{name}:{{"dtype":"{dtype}","shape":{:?},"data_offsets":[{start},{end}]}}"#, tensor.shape)
+                .expect("writing to a String does not fail");
+            sizes.push((tensor.name.clone(), size));
+            start = end;
         }
-        let mut header = serde_json::Value::Object(header).to_string();
-        // Data begins at a multiple of eight; the format pads with spaces.
-        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let mut file = BufWriter::new(File::create(&partial).map_err(Error::io(&partial))?);
-        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(Error::io(&partial))?;
-        file.write_all(header.as_bytes()).map_err(Error::io(&partial))?;
-        Ok(Writer { path: path.to_owned(), partial, file, left: offset })
+        json.push('}');
+        // Data begins at a multiple of 8.
+        json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
+        if json.len() as u64 > MAX_HEADER {
+            return Err(wrong(path, format!("a header of {} bytes, at most {MAX_HEADER} are allowed", json.len())));
+        }
+        let mut file = Pending::create(path)?;
+        file.write(&(json.len() as u64).to_le_bytes())?;
+        file.write(json.as_bytes())?;
+        Ok(Writer(Tensors::new(file, sizes, 1)))
     }
 
-    /// Appends data, in any pieces.
+    /// Appends data of the current tensor: the first that is not complete. A call must not reach into the next.
     ///
     /// # Errors
-    /// When there is more than was declared, or the system refuses.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(|| Error::Write {
-            path: self.path.clone(),
-            what: format!("{} bytes more than declared", bytes.len() as u64 - self.left),
-        })?;
-        self.file.write_all(bytes).map_err(Error::io(&self.partial))
+    /// When there is more than was declared, or on a fault of the file system.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.0.append(bytes)
     }
 
-    /// Makes the file durable and gives it its name.
+    /// Syncs the file and gives it its name. Dropped without this, the writer leaves nothing behind.
     ///
     /// # Errors
-    /// When data is missing, or the system refuses.
-    pub fn finish(mut self) -> Result<(), Error> {
-        if self.left != 0 {
-            return Err(Error::Write { path: self.path, what: format!("{} bytes fewer than declared", self.left) });
-        }
-        self.file.flush().map_err(Error::io(&self.partial))?;
-        self.file.get_ref().sync_all().map_err(Error::io(&self.partial))?;
-        std::fs::rename(&self.partial, &self.path).map_err(Error::io(&self.path))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::safetensors::Header;
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.safetensors");
-        let tensors = [("a".to_string(), Format::F32, vec![2, 3]), ("b".to_string(), Format::BF16, vec![5])];
-        let mut writer = Writer::create(&path, &tensors).unwrap();
-        writer.write(&[1; 24]).unwrap();
-        writer.write(&[2; 10]).unwrap();
-        assert!(writer.write(&[0]).is_err());
-        let writer = Writer::create(&path, &tensors).unwrap();
-        assert!(writer.finish().is_err(), "nothing was written");
-        let mut writer = Writer::create(&path, &tensors).unwrap();
-        writer.write(&[7; 34]).unwrap();
-        writer.finish().unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        let header = Header::parse(&bytes).unwrap();
-        let b = header.get("b").unwrap();
-        assert_eq!((b.dtype, b.start + b.len), ("BF16", bytes.len() as u64));
+    /// When a tensor is not complete, or on a fault of the file system.
+    pub fn finish(self) -> Result<(), Error> {
+        self.0.finish()
     }
 }

@@ -1,0 +1,145 @@
+//! Files written as a stream: under a temporary name, bytes counted tensor by tensor, synced, then renamed.
+//!
+//! Whoever looks under the final name finds the old file or the complete new one, after a power cut too.
+
+use crate::Error;
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+/// A file that gets its name when it is complete; dropped before, it is removed.
+pub(crate) struct Pending {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Pending {
+    pub(crate) fn create(path: &Path) -> Result<Pending, Error> {
+        let name = path.file_name().ok_or_else(|| wrong(path, "no file name".into()))?;
+        let mut temporary = std::ffi::OsString::from(".");
+        temporary.push(name);
+        temporary.push(format!(".{}.part", std::process::id()));
+        let temporary = path.with_file_name(temporary);
+        let file = File::create(&temporary).map_err(Error::io(&temporary))?;
+        Ok(Pending { path: path.to_owned(), temporary, file: BufWriter::with_capacity(1 << 16, file) })
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.file.write_all(bytes).map_err(Error::io(&self.temporary))
+    }
+
+    pub(crate) fn pad(&mut self, n: u64) -> Result<(), Error> {
+        let zeros = vec![0; usize::try_from(n).map_err(|_| wrong(&self.path, format!("{n} bytes of padding")))?];
+        self.write(&zeros)
+    }
+
+    /// Syncs, renames, and syncs the directory that holds the name.
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
+        self.file.flush().map_err(Error::io(&self.temporary))?;
+        self.file.get_ref().sync_all().map_err(Error::io(&self.temporary))?;
+        std::fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path))?;
+        sync_directory(self.path.parent().unwrap_or(Path::new("")))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // After `finish` there is nothing of this name; whatever else fails, a leftover file does no harm.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+fn sync_directory(dir: &Path) -> Result<(), Error> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    // Windows can't open directories, and needs no sync for a rename to last.
+    if cfg!(unix) { File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io(dir)) } else { Ok(()) }
+}
+
+/// Writes a small file the same way.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut file = Pending::create(path)?;
+    file.write(bytes)?;
+    file.finish()
+}
+
+/// The data of declared tensors, appended in order.
+pub(crate) struct Tensors {
+    file: Pending,
+    /// Name and bytes of each.
+    sizes: Vec<(String, u64)>,
+    /// Every tensor is followed by zeros up to a multiple of this.
+    alignment: u64,
+    current: usize,
+    /// Bytes of the current one that were written.
+    written: u64,
+}
+
+impl Tensors {
+    pub(crate) fn new(file: Pending, sizes: Vec<(String, u64)>, alignment: u64) -> Tensors {
+        Tensors { file, sizes, alignment, current: 0, written: 0 }
+    }
+
+    /// Appends to the current tensor; when it is full the next one becomes current.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let Some((name, size)) = self.sizes.get(self.current) else {
+            return Err(wrong(&self.file.path, format!("{} bytes after the last declared tensor", bytes.len())));
+        };
+        let written = self.written + bytes.len() as u64;
+        if written > *size {
+            return Err(wrong(
+                &self.file.path,
+                format!("tensor `{name}` is given {written} bytes, declared were {size}"),
+            ));
+        }
+        self.file.write(bytes)?;
+        self.written = written;
+        if written == *size {
+            self.file.pad(size.next_multiple_of(self.alignment) - size)?;
+            self.current += 1;
+            self.written = 0;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        match self.sizes.get(self.current) {
+            None => self.file.finish(),
+            Some((name, size)) => {
+                let written = self.written;
+                Err(wrong(&self.file.path, format!("tensor `{name}` was given {written} bytes, declared were {size}")))
+            }
+        }
+    }
+}
+
+pub(crate) fn wrong(path: &Path, what: String) -> Error {
+    Error::Write { path: path.to_owned(), what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_an_unfinished_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let mut tensors = Tensors::new(Pending::create(&path).unwrap(), vec![("a".into(), 4), ("b".into(), 3)], 8);
+        tensors.append(&[1, 2]).unwrap();
+        assert!(tensors.append(&[1, 2, 3]).is_err());
+        tensors.append(&[3, 4]).unwrap();
+        assert!(tensors.finish().is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let mut tensors = Tensors::new(Pending::create(&path).unwrap(), vec![("a".into(), 4), ("b".into(), 3)], 8);
+        tensors.append(&[1, 2, 3, 4]).unwrap();
+        tensors.append(&[5, 6, 7]).unwrap();
+        assert!(tensors.append(&[8]).is_err());
+        tensors.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [1, 2, 3, 4, 0, 0, 0, 0, 5, 6, 7, 0, 0, 0, 0, 0]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
