@@ -4,6 +4,7 @@ mod model;
 mod run;
 mod score;
 mod show;
+mod synth;
 mod tokenize;
 
 use clap::{Parser, Subcommand};
@@ -22,6 +23,7 @@ enum Verb {
     Run(run::Args),
     Score(score::Args),
     Tokenize(tokenize::Args),
+    Synth(synth::Args),
 }
 
 /// Exit code for bad input: the same as for a command line that can't be parsed.
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(args),
         Verb::Score(args) => score::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
+        Verb::Synth(args) => synth::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
