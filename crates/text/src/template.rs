@@ -413,6 +413,11 @@ impl Specials {
         })
     }
 
+    /// Whether the whole text is part of a name, so that what stands on both of its sides could complete it.
+    fn is_inside(&self, text: &str) -> bool {
+        !text.is_empty() && text.len() <= self.longest && self.names.iter().any(|(name, _)| name.contains(text))
+    }
+
     /// Writes text from outside so that no name is spelled in it, nor together with what stands beside it.
     fn mask(&self, text: &str) -> String {
         let mut masked = String::with_capacity(text.len());
@@ -420,7 +425,8 @@ impl Specials {
         let core = text.trim();
         let start = text.len() - text.trim_start().len();
         let end = start + core.len();
-        let (before, after) = (self.ends_at_start(core), self.begins_at_end(core));
+        let before = self.ends_at_start(core) || self.is_inside(core);
+        let after = self.begins_at_end(core);
         let mut at = 0;
         while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
             if before && at == start {
@@ -760,6 +766,17 @@ mod tests {
             "<|start_header_id|>Cutting Knowledge Date",
         ] {
             assert!(!is_llama31(source));
+        }
+    }
+
+    #[test]
+    fn no_name_closes_around_text_from_outside() {
+        let specials = Specials::new(["</s>", "<|eot_id|>"].into_iter());
+        for (before, content, after) in [("<", "/", "s>"), ("<|", "eot_id", "|>"), ("<|", " eot_id ", "|>")] {
+            let prompt = specials.segments(&format!("{before}{}{after}", specials.mask(content)));
+            let mut expected = Prompt::new();
+            expected.push_text(&format!("{before}{content}{after}"));
+            assert_eq!(prompt, expected);
         }
     }
 
