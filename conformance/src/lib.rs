@@ -12,3 +12,12 @@ use std::path::PathBuf;
 pub fn models() -> PathBuf {
     std::env::var_os("PUNA_TEST_MODELS").expect("set PUNA_TEST_MODELS to the folder of the test models").into()
 }
+
+/// A file of the test models, by its path in their folder.
+///
+/// # Panics
+/// When it can't be read.
+pub fn read(path: &str) -> Vec<u8> {
+    let path = models().join(path);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

@@ -2,18 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::path::PathBuf;
-
+use puna_conformance::read;
 use puna_text::chat::{Content, Conversation, Dialect, Message, Role, ToolCall, render};
 use puna_text::template::{Template, is_llama31};
 use puna_text::{TokenId, Tokenizer};
 use serde_json::Value;
-
-fn read(path: &str) -> Vec<u8> {
-    let models = std::env::var_os("PUNA_TEST_MODELS").expect("set PUNA_TEST_MODELS to the folder of the test models");
-    let path = PathBuf::from(models).join(path);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 
 fn read_json(path: &str) -> Value {
     serde_json::from_slice(&read(path)).unwrap()

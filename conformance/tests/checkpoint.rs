@@ -3,12 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 use puna_checkpoint::{Checkpoint, LayerTensor, Layout, Name, RopePairing, RopeScaling, Tensor, TokenizerSource, open};
+use puna_conformance::models;
 use puna_format::Format;
-use std::path::PathBuf;
-
-fn models() -> PathBuf {
-    std::env::var_os("PUNA_TEST_MODELS").map(PathBuf::from).expect("set PUNA_TEST_MODELS to the folder of test models")
-}
 
 fn bard(form: &str) -> Checkpoint {
     open(&models().join("bard").join(form)).unwrap_or_else(|e| panic!("{e}"))

@@ -4,14 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use puna_conformance::models;
 use puna_format::Format;
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 fn bard() -> PathBuf {
-    let models = std::env::var_os("PUNA_TEST_MODELS").expect("PUNA_TEST_MODELS names the folder of the test models");
-    PathBuf::from(models).join("bard")
+    models().join("bard")
 }
 
 /// A tensor of a GGUF file: its format, the length of its rows, its bytes.

@@ -1,6 +1,6 @@
 //! Logits, continuations and likelihoods against transformers in f32.
 
-use puna_conformance::models;
+use puna_conformance::{models, read};
 use puna_cpu::Cpu;
 use puna_engine::sampler::{argmax, log_probability};
 use puna_engine::{Engine, Sequence};
@@ -24,12 +24,8 @@ struct Golden {
 
 impl Golden {
     fn read(name: &str) -> Golden {
-        let path = |extension: &str| models().join(format!("bard/golden/{name}.{extension}"));
-        let json = std::fs::read(path("json")).expect("golden values");
-        Golden {
-            json: serde_json::from_slice(&json).expect("JSON"),
-            tensors: std::fs::read(path("safetensors")).expect("golden logits"),
-        }
+        let file = |extension: &str| read(&format!("bard/golden/{name}.{extension}"));
+        Golden { json: serde_json::from_slice(&file("json")).expect("JSON"), tensors: file("safetensors") }
     }
 
     fn ids(&self, prompt: &str, key: &str) -> Vec<u32> {
@@ -148,8 +144,7 @@ fn mean_kl(found: &[f32], expected: &[f32], vocab_size: usize) -> f64 {
 #[test]
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn logits_of_gguf_forms() {
-    let types = std::fs::read(models().join("bard/golden/gguf-types.json")).expect("the list of types");
-    let types: Value = serde_json::from_slice(&types).expect("JSON");
+    let types: Value = serde_json::from_slice(&read("bard/golden/gguf-types.json")).expect("JSON");
     for name in types.as_object().expect("an object").keys() {
         let golden = Golden::read(&format!("gguf-{name}"));
         let mut engine = engine(&format!("gguf/{name}.gguf"), KvFormat::F16, 2, 512);

@@ -4,21 +4,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
 
+use puna_conformance::read;
 use puna_text::{GgufVocabulary, TokenId, Tokenizer};
 use serde_json::Value;
 
 const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-fn models() -> PathBuf {
-    std::env::var_os("PUNA_TEST_MODELS").expect("set PUNA_TEST_MODELS to the folder of the test models").into()
-}
-
-fn read(path: &str) -> Vec<u8> {
-    let path = models().join(path);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 
 fn llama3() -> Tokenizer {
     Tokenizer::from_tiktoken(&read("llama3-tokenizer/tokenizer.model")).unwrap()

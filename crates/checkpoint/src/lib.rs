@@ -8,8 +8,6 @@
 //!
 //! Modules import only from those in groups below theirs.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may"))]
-
 pub mod synth;
 
 mod hugging_face;

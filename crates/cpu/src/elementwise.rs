@@ -99,12 +99,14 @@ pub(crate) fn swiglu(pool: &Pool, avx2: Option<Avx2>, gate: &mut Activations, up
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the token proves the instructions; the lengths are equal.
         Some(_) => unsafe { swiglu_avx2(gate, up.row(row)) },
-        _ => {
-            for (gate, up) in gate.iter_mut().zip(up.row(row)) {
-                *gate = *gate / (1.0 + (-*gate).exp()) * up;
-            }
-        }
+        _ => swiglu_scalar(gate, up.row(row)),
     });
+}
+
+fn swiglu_scalar(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = *gate / (1.0 + (-*gate).exp()) * up;
+    }
 }
 
 /// # Safety
@@ -123,9 +125,7 @@ unsafe fn swiglu_avx2(gate: &mut [f32], up: &[f32]) {
             _mm256_storeu_ps(gate.as_mut_ptr().add(i), _mm256_mul_ps(silu, _mm256_loadu_ps(up.as_ptr().add(i))));
         }
     }
-    for (gate, up) in gate[n8..].iter_mut().zip(&up[n8..]) {
-        *gate = *gate / (1.0 + (-*gate).exp()) * up;
-    }
+    swiglu_scalar(&mut gate[n8..], &up[n8..]);
 }
 
 pub(crate) fn add(pool: &Pool, x: &mut Activations, y: &Activations) {

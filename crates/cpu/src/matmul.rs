@@ -58,14 +58,19 @@ fn rows_per_task(rows: usize, n_threads: usize, n_tokens: usize) -> usize {
     if n_tokens > 1 { 16 } else { (rows / (n_threads * 8)).clamp(16, 128) / 16 * 16 }
 }
 
+/// Whether the kernel of a format takes 8-bit input.
+fn quantizes(avx2: Option<Avx2>, format: Format) -> bool {
+    avx2.is_some() && groups::has(format)
+}
+
 /// Whether `input` is what [`prepare`] would make for `format`.
 pub(crate) fn fits(avx2: Option<Avx2>, format: Format, input: &Input<'_>) -> bool {
-    (avx2.is_some() && groups::has(format)) == matches!(input, Input::Quantized(_))
+    quantizes(avx2, format) == matches!(input, Input::Quantized(_))
 }
 
 /// Brings the input into the form that a format's kernel takes.
 pub(crate) fn prepare<'a>(pool: &Pool, avx2: Option<Avx2>, format: Format, x: &'a Activations) -> Input<'a> {
-    if avx2.is_none() || !groups::has(format) {
+    if !quantizes(avx2, format) {
         return Input::Float(x.data());
     }
     let per_row = x.cols / 32;

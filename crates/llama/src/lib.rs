@@ -7,7 +7,7 @@ mod model;
 mod rope;
 mod weights;
 
-pub use model::{Llama, Model};
+pub use model::{Llama, Model, kv_shape};
 pub use puna_backend::{Batch, KvFormat, KvShape, PAGE_LEN, Span};
 pub use puna_checkpoint::Config;
 pub use rope::inverse_frequencies;

@@ -4,7 +4,7 @@
 
 use crate::weights::{LoadOptions, Weights};
 use crate::{Error, inverse_frequencies};
-use puna_backend::{Backend, Batch, KvShape, PAGE_LEN, Pairing, Rotation};
+use puna_backend::{Backend, Batch, KvFormat, KvShape, PAGE_LEN, Pairing, Rotation};
 use puna_checkpoint::{Checkpoint, Config, RopePairing};
 
 /// A loaded model with its KV cache, whatever computes it.
@@ -25,6 +25,17 @@ pub trait Model: Send {
     /// # Errors
     /// When a token id is not in the vocabulary or the machine gives no more memory for the cache.
     fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), Error>;
+}
+
+/// The KV cache that a model needs for `n_tokens` tokens.
+pub fn kv_shape(config: &Config, format: KvFormat, n_tokens: usize) -> KvShape {
+    KvShape {
+        n_layers: config.n_layers,
+        n_kv_heads: config.n_kv_heads,
+        head_dim: config.head_dim,
+        format,
+        n_pages: n_tokens.div_ceil(PAGE_LEN),
+    }
 }
 
 /// A Llama model on the back-end `B`.
@@ -73,13 +84,7 @@ impl<B: Backend> Llama<B> {
             .tensor(puna_checkpoint::Name::TokenEmbedding)
             .filter(|_| !config.tied_embeddings)
             .map_or(0, |tensor| tensor.n_bytes());
-        let kv_shape = KvShape {
-            n_layers: config.n_layers,
-            n_kv_heads: config.n_kv_heads,
-            head_dim: config.head_dim,
-            format: options.kv_format,
-            n_pages: options.cache_tokens.div_ceil(PAGE_LEN),
-        };
+        let kv_shape = kv_shape(&config, options.kv_format, options.cache_tokens);
         let n = options.max_batch;
         let (q_dim, kv_dim) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
         Ok(Llama {

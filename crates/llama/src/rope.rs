@@ -6,8 +6,8 @@ use puna_checkpoint::Rope;
 ///
 /// Rounded to f32 where the reference implementations round, for the reason given at `puna_backend::Rotation::new`.
 pub fn inverse_frequencies(rope: &Rope, head_dim: usize) -> Vec<f32> {
-    let base = (0..head_dim / 2)
-        .map(|i| (1.0 / f64::from(rope.theta).powf((2 * i) as f64 / head_dim as f64) as f32 as f64) as f32);
+    let power = |i: usize| f64::from(rope.theta).powf((2 * i) as f64 / head_dim as f64) as f32;
+    let base = (0..head_dim / 2).map(|i| 1.0 / power(i));
     base.zip(rope.divisors(head_dim)).map(|(frequency, divisor)| frequency / divisor).collect()
 }
 

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use puna_checkpoint::{Checkpoint, Config};
 use puna_cpu::Cpu;
 use puna_engine::Engine;
-use puna_llama::{KvFormat, KvShape, Llama, LoadOptions, Model, PAGE_LEN};
+use puna_llama::{KvFormat, Llama, LoadOptions, Model, PAGE_LEN, kv_shape};
 use puna_session::Session;
 use puna_text::Tokenizer;
 use std::path::PathBuf;
@@ -50,17 +50,6 @@ impl From<Kv> for KvFormat {
             Kv::F32 => KvFormat::F32,
             Kv::Q8_0 => KvFormat::Q8_0,
         }
-    }
-}
-
-/// The KV cache that a model needs for `context` tokens.
-pub fn kv_shape(config: &Config, format: KvFormat, context: usize) -> KvShape {
-    KvShape {
-        n_layers: config.n_layers,
-        n_kv_heads: config.n_kv_heads,
-        head_dim: config.head_dim,
-        format,
-        n_pages: context.div_ceil(PAGE_LEN),
     }
 }
 
@@ -126,7 +115,7 @@ impl ModelArgs {
     pub fn session(&self, checkpoint: &Checkpoint) -> Result<Session> {
         let tokenizer = self.tokenizer(checkpoint)?;
         let mut stop_tokens = tokenizer.stop_tokens();
-        stop_tokens.extend(checkpoint.generation.eos.iter().filter(|id| !tokenizer.stop_tokens().contains(id)));
+        stop_tokens.extend(&checkpoint.generation.eos);
         Ok(Session::new(self.engine(checkpoint, None)?, tokenizer, stop_tokens))
     }
 }
