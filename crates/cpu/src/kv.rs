@@ -12,7 +12,6 @@
 //! then `[32][PAGE_LEN]` bytes; V head is rows of ordinary Q8_0 blocks.
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use puna_backend::{Error, KvFormat, KvShape, PAGE_LEN};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 
@@ -151,13 +150,12 @@ fn storage_format(format: KvFormat) -> puna_format::Format {
 /// Keys of a head of a page to f32, `[hd][PAGE_LEN]`.
 pub(crate) fn decode_keys(format: KvFormat, head: &[u8], out: &mut [f32]) {
     match format {
-        KvFormat::F32 => storage_format(format).decode(head, out),
-        KvFormat::F16 => decode_f16(head, out),
+        KvFormat::F32 | KvFormat::F16 => storage_format(format).decode(head, out),
         KvFormat::Q8_0 => {
             let mut scales = [0f32; PAGE_LEN];
             for (block, out) in head.chunks_exact(34 * PAGE_LEN).zip(out.chunks_exact_mut(32 * PAGE_LEN)) {
                 let (d, q) = block.split_at(2 * PAGE_LEN);
-                decode_f16(d, &mut scales);
+                puna_format::Format::F16.decode(d, &mut scales);
                 for (q, out) in q.chunks_exact(PAGE_LEN).zip(out.chunks_exact_mut(PAGE_LEN)) {
                     for ((out, q), d) in out.iter_mut().zip(q).zip(&scales) {
                         *out = d * f32::from(q.cast_signed());
@@ -170,13 +168,5 @@ pub(crate) fn decode_keys(format: KvFormat, head: &[u8], out: &mut [f32]) {
 
 /// Values of a head of a page to f32, `[PAGE_LEN][hd]`.
 pub(crate) fn decode_values(format: KvFormat, head: &[u8], out: &mut [f32]) {
-    match format {
-        KvFormat::F16 => decode_f16(head, out),
-        _ => storage_format(format).decode(head, out),
-    }
-}
-
-fn decode_f16(bytes: &[u8], out: &mut [f32]) {
-    let halves: &[f16] = bytemuck::cast_slice(bytes);
-    halves.convert_to_f32_slice(out);
+    storage_format(format).decode(head, out);
 }

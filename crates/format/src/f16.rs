@@ -19,7 +19,11 @@ pub(crate) static INFO: Info = Info {
 const CHUNK: usize = 256;
 
 fn decode(bytes: &[u8], out: &mut [f32]) {
-    // The bytes may lie at any address: they pass through an aligned chunk.
+    #[cfg(target_endian = "little")]
+    if let Ok(halves) = bytemuck::try_cast_slice::<u8, f16>(bytes) {
+        return halves.convert_to_f32_slice(out);
+    }
+    // Bytes at an odd address pass through an aligned chunk.
     let mut chunk = [f16::ZERO; CHUNK];
     for (bytes, out) in bytes.as_chunks::<2>().0.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
         let chunk = &mut chunk[..out.len()];
