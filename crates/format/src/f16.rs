@@ -47,3 +47,24 @@ fn encode(values: &[f32], out: &mut [u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_do_not_depend_on_the_address() {
+        // Every code that is a number, more than one chunk of them, at an even and at an odd address.
+        let codes: Vec<u8> = (0..=u16::MAX).filter(|code| code & 0x7c00 != 0x7c00).flat_map(u16::to_le_bytes).collect();
+        let shifted = [&[0], &codes[..]].concat();
+        let mut expected = vec![0f32; codes.len() / 2];
+        for (value, code) in expected.iter_mut().zip(codes.as_chunks::<2>().0) {
+            *value = f16::from_le_bytes(*code).to_f32();
+        }
+        for bytes in [&codes[..], &shifted[1..]] {
+            let mut found = vec![0f32; expected.len()];
+            decode(bytes, &mut found);
+            assert!(found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+    }
+}
