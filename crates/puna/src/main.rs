@@ -1,5 +1,6 @@
 //! `puna`: run, measure and own the Llama models. One file a verb; the only crate that names a back-end.
 
+mod bench;
 mod model;
 mod run;
 mod score;
@@ -24,6 +25,7 @@ enum Verb {
     Score(score::Args),
     Tokenize(tokenize::Args),
     Synth(synth::Args),
+    Bench(bench::Args),
 }
 
 /// Exit code for bad input: the same as for a command line that can't be parsed.
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Verb::Score(args) => score::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Synth(args) => synth::run(args),
+        Verb::Bench(args) => bench::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
