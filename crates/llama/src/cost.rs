@@ -1,4 +1,4 @@
-//! What a forward pass must do at least, to hold measured times against.
+//! What a model takes: operations to hold measured times against, and memory beside the weights.
 
 use puna_checkpoint::{Config, Name};
 
@@ -18,6 +18,14 @@ pub fn operations(config: &Config, start: usize, n: usize, n_outputs: usize) -> 
     let attended = n * start + n * (n + 1) / 2;
     let attention = 4 * attended * (config.n_layers * config.n_heads * config.head_dim) as u64;
     2 * in_layers * n + attention + 2 * weights(Name::Output) * n_outputs as u64
+}
+
+/// Bytes of the activations that a loaded model keeps, for `max_batch` tokens in one forward pass.
+pub fn activation_bytes(config: &Config, max_batch: usize) -> u64 {
+    let (q_dim, kv_dim) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+    // x, block and normed; q and attended; k and v; gate and up.
+    let floats = 3 * config.dim + 2 * (q_dim + kv_dim + config.ffn_dim);
+    4 * max_batch as u64 * floats as u64
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod model;
 mod rope;
 mod weights;
 
-pub use cost::operations;
+pub use cost::{activation_bytes, operations};
 pub use model::{Llama, Model, kv_shape};
 pub use puna_backend::{Batch, KvFormat, KvShape, PAGE_LEN, Span};
 pub use puna_checkpoint::Config;

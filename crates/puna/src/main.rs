@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod chat_format;
+mod inspect;
 mod model;
 mod prompt;
 mod run;
@@ -30,6 +31,7 @@ enum Verb {
     Score(score::Args),
     Tokenize(tokenize::Args),
     ChatFormat(chat_format::Args),
+    Inspect(inspect::Args),
     Synth(synth::Args),
     Bench(bench::Args),
     #[command(name = sandbox::VERB, hide = true)]
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Verb::Score(args) => score::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::ChatFormat(args) => chat_format::run(args),
+        Verb::Inspect(args) => inspect::run(args),
         Verb::Synth(args) => synth::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::TemplateWorker => sandbox::work(),
