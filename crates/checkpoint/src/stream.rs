@@ -23,7 +23,7 @@ impl Pending {
         temporary.push(name);
         temporary.push(format!(".{}.part", std::process::id()));
         let temporary = path.with_file_name(temporary);
-        let file = File::create(&temporary).map_err(Error::io(&temporary))?;
+        let file = File::create(&temporary).map_err(Error::io(path))?;
         Ok(Pending { path: path.to_owned(), temporary, file: BufWriter::with_capacity(1 << 16, file) })
     }
 

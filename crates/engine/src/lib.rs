@@ -41,7 +41,7 @@ pub enum Error {
         /// Its name.
         name: &'static str,
         /// Its range.
-        expected: &'static str,
+        expected: String,
         /// What was given.
         found: String,
     },

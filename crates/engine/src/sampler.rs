@@ -54,8 +54,11 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// Checks every parameter against its range.
-    pub fn check(&self) -> Result<(), Error> {
+    /// Checks every parameter against its range, for a model of `vocab_size` tokens.
+    ///
+    /// # Errors
+    /// Names the first that is out of it.
+    pub fn check(&self, vocab_size: usize) -> Result<(), Error> {
         let checks = [
             ("temperature", self.temperature, 0.0..=100.0, "0 to 100"),
             ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "above 0, at most 1"),
@@ -67,16 +70,20 @@ impl Sampling {
         ];
         for (name, found, range, expected) in checks {
             if !range.contains(&found) {
-                return Err(Error::Parameter { name, expected, found: found.to_string() });
+                return Err(Error::Parameter { name, expected: expected.into(), found: found.to_string() });
             }
         }
-        match self.logit_bias.iter().find(|(_, bias)| !(-1000.0..=1000.0).contains(bias)) {
-            Some((id, bias)) => {
-                let found = format!("{bias} for token {id}");
-                Err(Error::Parameter { name: "logit_bias", expected: "-1000 to 1000", found })
-            }
-            None => Ok(()),
+        for (id, bias) in &self.logit_bias {
+            let (expected, found) = if *id as usize >= vocab_size {
+                (format!("a token id below the vocabulary's {vocab_size}"), id.to_string())
+            } else if !(-1000.0..=1000.0).contains(bias) {
+                ("-1000 to 1000".into(), format!("{bias} for token {id}"))
+            } else {
+                continue;
+            };
+            return Err(Error::Parameter { name: "logit_bias", expected, found });
         }
+        Ok(())
     }
 }
 
@@ -98,12 +105,13 @@ struct Candidate {
 }
 
 impl Sampler {
-    /// A sampler for an answer to `prompt`; `seed` is used where the parameters give none.
+    /// A sampler for an answer to `prompt` of a model of `vocab_size` tokens; `seed` is used where the parameters give
+    /// none.
     ///
     /// # Errors
     /// When a parameter is out of its range.
-    pub fn new(sampling: Sampling, prompt: &[u32], seed: u64) -> Result<Sampler, Error> {
-        sampling.check()?;
+    pub fn new(sampling: Sampling, vocab_size: usize, prompt: &[u32], seed: u64) -> Result<Sampler, Error> {
+        sampling.check(vocab_size)?;
         let random = Pcg64Mcg::seed_from_u64(sampling.seed.unwrap_or(seed));
         let counts = prompt.iter().map(|id| (*id, 0)).collect();
         Ok(Sampler { sampling, random, counts, logits: Vec::new(), candidates: Vec::new() })
@@ -269,7 +277,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn frequencies(sampling: Sampling, logits: &[f32], n: usize) -> Vec<f64> {
-        let mut sampler = Sampler::new(sampling, &[], 7).expect("valid");
+        let mut sampler = Sampler::new(sampling, logits.len(), &[], 7).expect("valid");
         let mut counts = vec![0f64; logits.len()];
         for _ in 0..n {
             counts[sampler.pick(logits).id as usize] += 1.0 / n as f64;
@@ -315,12 +323,32 @@ mod tests {
             presence_penalty: 0.5,
             ..Sampling::default()
         };
-        let mut sampler = Sampler::new(sampling, &[0], 0).expect("valid");
+        let mut sampler = Sampler::new(sampling, 4, &[0], 0).expect("valid");
         sampler.accept(1);
         sampler.accept(1);
         sampler.logits = vec![4.0, 4.0, -1.0, 4.0];
         sampler.change_logits();
         assert_eq!(sampler.logits, [2.0, 4.0 / 2.0 - 2.0 * 0.25 - 0.5, -1.0, 4.0]);
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_named() {
+        let check = |sampling: Sampling| sampling.check(4).map_err(|error| error.to_string());
+        assert_eq!(check(Sampling { logit_bias: vec![(3, -1000.0)], ..Sampling::default() }), Ok(()));
+        let wrong = [
+            (Sampling { temperature: f32::NAN, ..Sampling::default() }, "temperature: expected 0 to 100, found NaN"),
+            (
+                Sampling { logit_bias: vec![(0, 1.0), (4, 1.0)], ..Sampling::default() },
+                "logit_bias: expected a token id below the vocabulary's 4, found 4",
+            ),
+            (
+                Sampling { logit_bias: vec![(3, f32::INFINITY)], ..Sampling::default() },
+                "logit_bias: expected -1000 to 1000, found inf for token 3",
+            ),
+        ];
+        for (sampling, message) in wrong {
+            assert_eq!(check(sampling), Err(message.to_owned()));
+        }
     }
 
     #[test]
@@ -332,7 +360,7 @@ mod tests {
     fn equal_seeds_give_equal_answers() {
         let answer = |seed| {
             let mut sampler =
-                Sampler::new(Sampling { seed: Some(seed), ..Sampling::default() }, &[], 0).expect("valid");
+                Sampler::new(Sampling { seed: Some(seed), ..Sampling::default() }, 4, &[], 0).expect("valid");
             (0..50).map(|_| sampler.pick(&LOGITS).id).collect::<Vec<_>>()
         };
         assert_eq!(answer(3), answer(3));
@@ -348,7 +376,7 @@ mod tests {
         ) {
             let sampling =
                 Sampling { temperature, top_k, top_p, min_p, typical, seed: Some(seed), ..Sampling::default() };
-            let mut sampler = Sampler::new(sampling, &[], 0).expect("valid");
+            let mut sampler = Sampler::new(sampling, logits.len(), &[], 0).expect("valid");
             let token = sampler.pick(&logits);
             prop_assert!((token.id as usize) < logits.len());
             prop_assert!(token.logprob <= 0.0);

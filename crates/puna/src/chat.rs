@@ -183,8 +183,8 @@ impl Chat {
     }
 
     fn try_answer(&mut self) -> Result<()> {
-        let prompt = self.format.write(&self.conversation)?.encode(self.session.tokenizer())?;
         self.interrupted.store(false, Ordering::Relaxed);
+        let prompt = self.format.write(&self.conversation)?.encode(self.session.tokenizer())?;
         let answer = stream(&mut self.session, &prompt, &self.options, true, &self.interrupted);
         self.interrupted.store(false, Ordering::Relaxed);
         let answer = answer?;
@@ -230,7 +230,7 @@ impl Chat {
             "max_tokens" => options.max_tokens = if off { None } else { Some(number(name, value)?) },
             _ => bail!("/set: expected a setting, found {name:?}; /help lists them"),
         }
-        options.sampling.check()?;
+        options.sampling.check(self.session.engine().model().config().vocab_size)?;
         self.options = options;
         Ok(())
     }

@@ -2,7 +2,8 @@
 
 use crate::prompt::{ChatArgs, ChatFormat};
 use anyhow::{Context, Result, bail};
-use puna_text::chat::{Conversation, Segment};
+use puna_text::chat::{Conversation, Message, Segment};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -70,5 +71,9 @@ pub fn read_conversation(file: &Path) -> Result<Conversation> {
             bail!("{}: expected an array of messages or an object with `messages`, found {other}", file.display())
         }
     };
+    // One by one first, so that an error names the message.
+    for (i, message) in value["messages"].as_array().into_iter().flatten().enumerate() {
+        Message::deserialize(message).with_context(|| format!("{}: messages[{i}]", file.display()))?;
+    }
     serde_json::from_value(value).with_context(name)
 }

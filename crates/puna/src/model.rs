@@ -69,9 +69,9 @@ impl ModelArgs {
         let available = available_memory();
         let bytes_at = |context| kv_shape(config, self.kv.into(), context).bytes_at(context);
         match self.context.or(wanted) {
-            Some(0) => bail!("--context: expected at least 1, found 0"),
+            Some(0) => bail!("context: expected at least 1 token, found 0"),
             Some(context) if context > config.context_length => bail!(
-                "--context: expected at most {}, what the model was trained for, found {context}",
+                "context: expected at most {} tokens, what the model was trained for, found {context}",
                 config.context_length
             ),
             Some(context) => {

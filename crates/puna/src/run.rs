@@ -50,9 +50,9 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let checkpoint = args.model.open()?;
-    let options = args.sampling.options(&checkpoint.generation)?;
+    let options = args.sampling.options(&checkpoint)?;
     if let Some(file) = &args.ids_file {
-        let prompt = score::read_ids(file)?;
+        let prompt = score::read_ids(file, &checkpoint.config)?;
         return answer_once(&mut args.model.session(&checkpoint)?, &prompt, &options, args.json);
     }
     let text = prompt_text(args.prompt)?;
@@ -63,6 +63,9 @@ pub fn run(args: Args) -> Result<()> {
         let bos = session.tokenizer().bos();
         let prompt: Vec<u32> = bos.into_iter().chain(session.tokenizer().encode(&text)).collect();
         return answer_once(&mut session, &prompt, &options, args.json);
+    }
+    if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
+        bail!("the prompt is empty: expected a text as the second argument or on standard input");
     }
     let mut session = args.model.session(&checkpoint)?;
     let format = ChatFormat::new(args.chat.chat_format, &checkpoint, session.tokenizer())?;

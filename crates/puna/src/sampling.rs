@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use puna_checkpoint::Generation;
+use puna_checkpoint::Checkpoint;
 use puna_engine::Sampling;
 use puna_session::Options;
 
@@ -18,23 +18,23 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// 0 always takes the most probable token [default: the model's recommendation, or 0.6]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Sample from the most probable tokens that together reach this probability [default: the model's recommendation,
     /// or 0.9]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Sample from so many most probable tokens; 0 for all
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Sample from tokens with at least this share of the most probable one's probability
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Locally typical sampling; 1 for off
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     typical: Option<f32>,
     /// Divides the logits of tokens that occurred already; 1 for off
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
     /// Subtracted from a token's logit for each time it was generated
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
@@ -63,7 +63,8 @@ fn parse_bias(text: &str) -> Result<(u32, f32), String> {
 
 impl SamplingArgs {
     /// The options of an answer, where nothing is said as the publisher recommends.
-    pub fn options(&self, recommended: &Generation) -> Result<Options> {
+    pub fn options(&self, checkpoint: &Checkpoint) -> Result<Options> {
+        let recommended = &checkpoint.generation;
         // A publisher who says not to sample means greedy.
         let temperature = if recommended.do_sample == Some(false) { Some(0.0) } else { recommended.temperature };
         let sampling = Sampling {
@@ -78,7 +79,7 @@ impl SamplingArgs {
             logit_bias: self.logit_bias.clone(),
             seed: self.seed,
         };
-        sampling.check()?;
+        sampling.check(checkpoint.config.vocab_size)?;
         Ok(Options { sampling, max_tokens: self.max_tokens, stop: self.stop.clone(), ignore_end: self.ignore_eos })
     }
 }

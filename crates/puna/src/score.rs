@@ -3,6 +3,7 @@
 use crate::model::ModelArgs;
 use crate::show;
 use anyhow::{Context, Result, bail};
+use puna_checkpoint::Config;
 use puna_checkpoint::safetensors::{Declaration, Writer};
 use puna_engine::Engine;
 use puna_engine::sampler::log_probability;
@@ -47,9 +48,8 @@ pub fn run(args: Args) -> Result<()> {
     let checkpoint = args.model.open()?;
     let logprobs = match (&args.ids_file, &args.text_file) {
         (Some(file), _) => {
-            let ids = read_ids(file)?;
-            let mut engine =
-                args.model.engine(&checkpoint, Some(ids.len().clamp(1, checkpoint.config.context_length)))?;
+            let ids = read_ids(file, &checkpoint.config)?;
+            let mut engine = args.model.engine(&checkpoint, Some(ids.len().min(checkpoint.config.context_length)))?;
             args.chunk.inspect(|chunk| engine.set_chunk(*chunk));
             score_ids(&mut engine, &ids, args.logits.as_deref())?
         }
@@ -76,11 +76,20 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// A JSON array of token ids.
-pub fn read_ids(file: &Path) -> Result<Vec<u32>> {
-    let name = || file.display().to_string();
-    let bytes = std::fs::read(file).with_context(name)?;
-    serde_json::from_slice(&bytes).with_context(|| format!("{}: expected a JSON array of token ids", file.display()))
+/// A JSON array of token ids, at least one, all of the model's vocabulary.
+pub fn read_ids(file: &Path, config: &Config) -> Result<Vec<u32>> {
+    let name = file.display();
+    let bytes = std::fs::read(file).with_context(|| name.to_string())?;
+    let ids: Vec<u32> =
+        serde_json::from_slice(&bytes).with_context(|| format!("{name}: expected a JSON array of token ids"))?;
+    if ids.is_empty() {
+        bail!("{name}: expected at least one token id, found none");
+    }
+    let vocab_size = config.vocab_size;
+    if let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocab_size) {
+        bail!("{name}: [{at}]: expected a token id below the vocabulary's {vocab_size}, found {id}");
+    }
+    Ok(ids)
 }
 
 fn score_ids(engine: &mut Engine, ids: &[u32], logits_file: Option<&Path>) -> Result<Vec<f32>> {

@@ -10,27 +10,27 @@ mod stop;
 pub use open::{load_tokenizer, tokenizer};
 pub use session::{Answer, Event, Options, Session, Timings};
 
-/// What can go wrong in a session.
+/// What can go wrong in a session. Messages are complete in themselves; none relies on a `source` chain being printed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The engine's own errors.
     #[error(transparent)]
     Engine(#[from] puna_engine::Error),
     /// A tokenizer that can't be used.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Tokenizer {
         /// Where it came from.
         path: String,
         /// What is wrong with it.
-        source: puna_text::TokenizerError,
+        error: puna_text::TokenizerError,
     },
     /// A file that can't be read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Read {
         /// The file.
         path: String,
         /// Why.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// Files that don't belong together.
     #[error("{what}: expected {expected}, found {found}")]

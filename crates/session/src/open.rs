@@ -26,7 +26,7 @@ pub fn tokenizer(checkpoint: &Checkpoint, path: &Path) -> Result<Tokenizer, Erro
                 add_space_prefix: v.add_space_prefix,
             };
             Tokenizer::from_gguf(&vocabulary)
-                .map_err(|source| Error::Tokenizer { path: path.display().to_string(), source })?
+                .map_err(|error| Error::Tokenizer { path: path.display().to_string(), error })?
         }
         TokenizerSource::None => {
             return Err(Error::Mismatch {
@@ -49,8 +49,8 @@ pub fn tokenizer(checkpoint: &Checkpoint, path: &Path) -> Result<Tokenizer, Erro
 /// A tokenizer from its own file: `tokenizer.json`, or Meta's `tokenizer.model`.
 pub fn load_tokenizer(file: &Path) -> Result<Tokenizer, Error> {
     let path = file.display().to_string();
-    let bytes = std::fs::read(file).map_err(|source| Error::Read { path: path.clone(), source })?;
+    let bytes = std::fs::read(file).map_err(|error| Error::Read { path: path.clone(), error })?;
     let json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let result = if json { Tokenizer::from_tokenizer_json(&bytes) } else { Tokenizer::from_tiktoken(&bytes) };
-    result.map_err(|source| Error::Tokenizer { path, source })
+    result.map_err(|error| Error::Tokenizer { path, error })
 }

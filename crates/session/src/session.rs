@@ -39,7 +39,7 @@ pub enum Event<'a> {
         /// Tokens to do: those that were not in the cache.
         total: usize,
     },
-    /// More of the answer, whole characters.
+    /// One more token, and what that adds to the answer: whole characters, or nothing.
     Text(&'a str),
 }
 
@@ -121,7 +121,8 @@ impl Session {
         on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Answer, Error> {
         let start = Instant::now();
-        let sampler = Sampler::new(options.sampling.clone(), prompt, random_seed())?;
+        let vocab_size = self.engine.model().config().vocab_size;
+        let sampler = Sampler::new(options.sampling.clone(), vocab_size, prompt, random_seed())?;
         let limits = Limits {
             max_tokens: options.max_tokens.unwrap_or(usize::MAX),
             stop_tokens: if options.ignore_end { Vec::new() } else { self.stop_tokens.clone() },
@@ -153,7 +154,7 @@ impl Session {
             if !matches!(generation.finish(), Some(Finish::Stop(_))) {
                 let (text, stopped) = stops.push(&decoder.push(token.id));
                 answer.text += &text;
-                let cancelled = !text.is_empty() && on_event(Event::Text(&text)).is_break();
+                let cancelled = on_event(Event::Text(&text)).is_break();
                 if stopped || cancelled {
                     answer.finish_reason = if stopped { "stop" } else { "cancelled" };
                     ended = true;

@@ -36,7 +36,7 @@ pub enum TokenizerError {
         problem: String,
     },
     /// Not JSON, or not of the shape of a `tokenizer.json`.
-    #[error("tokenizer.json: {0}")]
+    #[error("not a tokenizer.json: {0}")]
     Json(#[from] serde_json::Error),
     /// Something that changes ids and that puna does not do.
     #[error("`{key}` is {found}, which puna does not implement; it takes {expected}")]

@@ -12,7 +12,7 @@ pub struct Shape {
 
 /// The sizes as JSON. Vocabulary and constants default to those of Llama 3.1.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object of sizes: `dim`, `n_layers`, `n_heads`, `ffn_dim`")]
 struct Sizes {
     dim: usize,
     n_layers: usize,

@@ -182,6 +182,7 @@ impl Conversation {
 impl<'de> Deserialize<'de> for Message {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Message, D::Error> {
         #[derive(Deserialize)]
+        #[serde(expecting = "a message: an object with `role` and `content`")]
         struct Fields {
             role: Role,
             #[serde(default)]
@@ -225,12 +226,14 @@ fn content_of(role: Role, content: Value) -> Result<Content, String> {
 impl<'de> Deserialize<'de> for ToolCall {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ToolCall, D::Error> {
         #[derive(Deserialize)]
+        #[serde(expecting = "an object with `name` and `arguments`")]
         struct Function {
             name: String,
             #[serde(default)]
             arguments: Value,
         }
         #[derive(Deserialize)]
+        #[serde(expecting = "a tool call: an object with `function`")]
         struct Fields {
             #[serde(default)]
             id: Option<String>,
