@@ -86,7 +86,8 @@ impl<'a> Claims<'a> {
         Claims { config, tensors: BTreeMap::new() }
     }
 
-    /// Claims `parts` as the whole tensor `name`, which the file `path` calls `called`.
+    /// Claims `parts` as the whole tensor `name`, which the file `path` calls `called`. Norms are small enough to be
+    /// looked through: all of their values are finite.
     pub(crate) fn claim(
         &mut self,
         path: &Path,
@@ -138,6 +139,17 @@ impl<'a> Claims<'a> {
             });
         }
         let tensor = Tensor { name, format, rows, cols, parts };
+        if name.is_norm()
+            && let Some((i, value)) = tensor.to_f32().iter().enumerate().find(|(_, value)| !value.is_finite())
+        {
+            return Err(Error::Tensor {
+                path: path.to_owned(),
+                tensor: shown(called),
+                what: "a norm weight",
+                found: format!("{value} at {i}"),
+                expected: "a finite number".into(),
+            });
+        }
         if self.tensors.insert(name, tensor).is_some() {
             return Err(Error::RepeatedTensor { path: path.to_owned(), tensor: shown(called) });
         }
@@ -156,23 +168,11 @@ impl<'a> Claims<'a> {
         self.tensors.values_mut()
     }
 
-    /// The complete set: nothing required is missing, norms are finite.
+    /// The complete set: nothing required is missing.
     pub(crate) fn finish(self, path: &Path) -> Result<BTreeMap<Name, Tensor>, Error> {
         let missing: Vec<Name> = self.config.required().filter(|name| !self.tensors.contains_key(name)).collect();
         if !missing.is_empty() {
             return Err(Error::MissingTensors { path: path.to_owned(), missing });
-        }
-        for tensor in self.tensors.values().filter(|tensor| tensor.name.is_norm()) {
-            let values = tensor.to_f32();
-            if let Some(i) = values.iter().position(|v| !v.is_finite()) {
-                return Err(Error::Tensor {
-                    path: path.to_owned(),
-                    tensor: tensor.name.to_string(),
-                    what: "a norm weight",
-                    found: format!("{} at {i}", values[i]),
-                    expected: "a finite number".into(),
-                });
-            }
         }
         Ok(self.tensors)
     }

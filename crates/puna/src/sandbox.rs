@@ -90,7 +90,8 @@ pub fn work() -> Result<()> {
     confine();
     let mut input = Vec::new();
     std::io::stdin().read_to_end(&mut input)?;
-    let reply = match serde_json::from_slice(&input)? {
+    let request = serde_json::from_slice(&input).context("template-worker: expected a request on standard input")?;
+    let reply = match request {
         Request::IsLlama31 { template } => serde_json::to_vec(&is_llama31(&template))?,
         Request::Render { template, conversation, tokens } => {
             let prompt = Template::new(&template).and_then(|template| template.render(&conversation, &tokens));

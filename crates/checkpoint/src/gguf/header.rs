@@ -64,6 +64,18 @@ pub enum HeaderError {
         /// The bound.
         limit: u64,
     },
+    /// A string is longer than the limit allows.
+    #[error("{what} is {found} bytes long, expected at most {limit} (byte {at})")]
+    Long {
+        /// Which string.
+        what: &'static str,
+        /// Where its length stands.
+        at: u64,
+        /// The length.
+        found: u64,
+        /// The bound.
+        limit: u64,
+    },
     /// A string that is not UTF-8.
     #[error("{what} at byte {at} is not UTF-8")]
     NotUtf8 {
@@ -503,7 +515,7 @@ impl<'a> Reader<'a> {
         let at = self.at;
         let len = self.u64(what)?;
         if len > MAX_STRING {
-            return Err(HeaderError::Count { what, at, found: len, limit: MAX_STRING });
+            return Err(HeaderError::Long { what, at, found: len, limit: MAX_STRING });
         }
         std::str::from_utf8(self.take(what, len)?).map_err(|_| HeaderError::NotUtf8 { what, at })
     }
@@ -603,8 +615,11 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| wrong("ggml_type", ggml_type.to_string(), "a format that puna knows".into()))?;
         let cols = usize::try_from(dims.dims[0]).ok();
         let row = cols.and_then(|cols| format.row_bytes(cols)).ok_or_else(|| {
-            let block = format.info().block_elems;
-            wrong("row length", dims.dims[0].to_string(), format!("a multiple of {block} for {format}"))
+            let expected = match format.info().block_elems as u64 {
+                block if dims.dims[0].is_multiple_of(block) => "a row that can be addressed".into(),
+                block => format!("a multiple of {block} for {format}"),
+            };
+            wrong("row length", dims.dims[0].to_string(), expected)
         })?;
         let len = dims.dims[1..].iter().try_fold(row as u64, |n, &d| n.checked_mul(d));
         let len = len
