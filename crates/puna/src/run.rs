@@ -134,6 +134,7 @@ pub fn stream(
 ) -> Result<Answer> {
     let bar = show::token_bar("prompt", prompt.len() as u64);
     let (mut out, mut failed) = (std::io::stdout().lock(), None);
+    let on_terminal = out.is_terminal();
     let answer = session.answer(prompt, options, &mut |event| {
         let result = match event {
             Event::Prefill { done, total } => {
@@ -143,6 +144,9 @@ pub fn stream(
                     bar.finish_and_clear();
                 }
                 Ok(())
+            }
+            Event::Text(text) if show && on_terminal => {
+                out.write_all(show::harmless(text).as_bytes()).and_then(|()| out.flush())
             }
             Event::Text(text) if show => out.write_all(text.as_bytes()).and_then(|()| out.flush()),
             Event::Text(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! How figures and progress look on the terminal. All of it goes to standard error.
+//! How figures, progress and text of others look on the terminal. Figures and progress go to standard error.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -17,7 +17,31 @@ fn bar(what: &str, total: u64, template: &str) -> ProgressBar {
     ProgressBar::new(total).with_style(style).with_message(what.to_string())
 }
 
+/// Text of a model or a file as a terminal may show it: control characters, which could command the terminal, become
+/// pictures of themselves. Line ends and tabs stay.
+pub fn harmless(text: &str) -> String {
+    let picture = |c| match c {
+        '\n' | '\t' => c,
+        '\0'..='\x1f' => char::from_u32(0x2400 + u32::from(c)).unwrap_or(char::REPLACEMENT_CHARACTER),
+        '\x7f' => '\u{2421}',
+        '\u{80}'..='\u{9f}' => char::REPLACEMENT_CHARACTER,
+        _ => c,
+    };
+    text.chars().map(picture).collect()
+}
+
 /// Bytes for people: `4.65 GiB`.
 pub fn bytes(n: u64) -> String {
     indicatif::BinaryBytes(n).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn nothing_that_commands_a_terminal_is_left() {
+        assert_eq!(super::harmless("a\tb\n\u{1b}[2J\r\u{7f}\u{9b}ü\u{1f600}"), "a\tb\n␛[2J␍␡\u{fffd}ü\u{1f600}");
+        let all: String = (0..=0x9f).filter_map(char::from_u32).collect();
+        let left: Vec<char> = super::harmless(&all).chars().filter(|c| c.is_control()).collect();
+        assert_eq!(left, ['\t', '\n']);
+    }
 }

@@ -46,7 +46,8 @@ fn the_fields_of_an_answer() {
 fn equal_prompts_and_seeds_give_equal_answers() {
     let files = Files::new();
     let model = files.model("m.gguf", "F16");
-    let with = |args: &[&str]| ids(&answer(&model, &[&["Hello", "--max-tokens", "40", "--ignore-eos"], args].concat()));
+    let fixed = ["Hello", "--threads", "1", "--max-tokens", "40", "--ignore-eos"];
+    let with = |args: &[&str]| ids(&answer(&model, &[&fixed, args].concat()));
     let hot = ["--temperature", "1.5", "--top-p", "1", "--seed"];
     let greedy = with(&["--temperature", "0"]);
     assert_eq!(greedy, with(&["--temperature", "0", "--seed", "5"]));
@@ -65,7 +66,7 @@ fn threads_and_chunks_change_no_bit() {
     let files = Files::new();
     for format in ["BF16", "Q4_0"] {
         let model = files.model("m.gguf", format);
-        let prompt = files.write("ids.json", format!("{:?}", (0..100).map(|i| i * 37 % VOCAB).collect::<Vec<_>>()));
+        let prompt = files.write("ids.json", format!("{:?}", (0..60).map(|i| i * 37 % VOCAB).collect::<Vec<_>>()));
         for kv in ["f16", "f32", "q8_0"] {
             let logits = |threads: &str, chunk: &str| {
                 let out = files.path("logits.safetensors");
@@ -79,7 +80,7 @@ fn threads_and_chunks_change_no_bit() {
                 assert!(expected == logits(threads, chunk), "{format} {kv} {threads} threads, chunks of {chunk}");
             }
             let greedy = |threads| {
-                let rest = ["--kv", kv, "--threads", threads, "--max-tokens", "30", "--temperature", "0"];
+                let rest = ["--kv", kv, "--threads", threads, "--max-tokens", "10", "--temperature", "0"];
                 ids(&answer(&model, &[&["--ids-file", text(&prompt), "--ignore-eos"], &rest[..]].concat()))
             };
             assert_eq!(greedy("1"), greedy("2"), "{format} {kv}");
@@ -133,7 +134,7 @@ fn a_raw_text_is_its_ids_after_one_begin_token() {
 fn where_answers_end() {
     let files = Files::new();
     let model = files.model("m.gguf", "F16");
-    let with = |args: &[&str]| answer(&model, &[&["Hello", "--temperature", "0"], args].concat());
+    let with = |args: &[&str]| answer(&model, &[&["Hello", "--threads", "1", "--temperature", "0"], args].concat());
     let long = with(&["--max-tokens", "40", "--logit-bias", "77=1000", "--logit-bias", "78=999"]);
     let token = puna(&["tokenize", text(&model), "n"]).succeeded();
     assert!(token.stdout.contains("77"), "{token}");
