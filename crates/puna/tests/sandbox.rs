@@ -7,7 +7,7 @@ mod model;
 use model::{Files, Run, SPECIALS, binary, puna, run, text};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
@@ -30,7 +30,7 @@ fn derived(files: &Files, template: &str) -> PathBuf {
 }
 
 /// The prompt that a message becomes.
-fn chat_format(files: &Files, model: &PathBuf, format: &str, message: &str) -> Run {
+fn chat_format(files: &Files, model: &Path, format: &str, message: &str) -> Run {
     let messages = files.write("chat.json", json!([{ "role": "user", "content": message }]).to_string());
     puna(&["chat-format", text(model), "--messages", text(&messages), "--chat-format", format, "--json"])
 }
