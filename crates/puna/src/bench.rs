@@ -64,6 +64,7 @@ pub fn run(args: Args) -> Result<()> {
             true
         })?;
     }
+    let memory = measure::Memory::new();
     let (mut prefill, mut decode, mut bandwidth, mut peak) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for repeat in 0..=n_repeats {
         let mut seconds = [0.0; 2];
@@ -87,7 +88,7 @@ pub fn run(args: Args) -> Result<()> {
         if repeat > 0 {
             prefill.push(prompt_tokens as f64 / seconds[0]);
             decode.push(tokens as f64 / seconds[1]);
-            bandwidth.push(measure::read_bandwidth(&cpu, 3));
+            bandwidth.push(memory.read_bandwidth(&cpu, 3));
             peak.push(measure::f32_peak(&cpu, 3));
         }
     }
