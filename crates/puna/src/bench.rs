@@ -64,6 +64,7 @@ pub fn run(args: Args) -> Result<()> {
             true
         })?;
     }
+    let memory = measure::Memory::new();
     let (mut prefill, mut decode, mut bandwidth, mut peak) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for repeat in 0..=n_repeats {
         let mut seconds = [0.0; 2];
@@ -87,7 +88,7 @@ pub fn run(args: Args) -> Result<()> {
         if repeat > 0 {
             prefill.push(prompt_tokens as f64 / seconds[0]);
             decode.push(tokens as f64 / seconds[1]);
-            bandwidth.push(measure::read_bandwidth(&cpu, 3));
+            bandwidth.push(memory.read_bandwidth(&cpu, 3));
             peak.push(measure::f32_peak(&cpu, 3));
         }
     }
@@ -160,6 +161,10 @@ impl Rate {
         let median = median(&mut rates);
         Rate { median, slowest: rates[0], fastest: rates[rates.len() - 1] }
     }
+
+    fn json(&self) -> Value {
+        json!({ "median": self.median, "slowest": self.slowest, "fastest": self.fastest })
+    }
 }
 
 impl std::fmt::Display for Rate {
@@ -192,9 +197,7 @@ impl Prefill {
     fn json(&self, limits: &Limits) -> Value {
         json!({
             "tokens": self.tokens,
-            "tokens_per_second": self.rate.median,
-            "slowest": self.rate.slowest,
-            "fastest": self.rate.fastest,
+            "tokens_per_second": self.rate.json(),
             "flops": self.flops,
             "share_of_f32_peak": self.flops / limits.peak,
         })
@@ -227,9 +230,7 @@ impl Decode {
     fn json(&self, limits: &Limits) -> Value {
         json!({
             "tokens": self.tokens,
-            "tokens_per_second": self.rate.median,
-            "slowest": self.rate.slowest,
-            "fastest": self.rate.fastest,
+            "tokens_per_second": self.rate.json(),
             "kv_bytes_per_token": self.kv_bytes,
             "bytes_per_second": self.bytes_per_second(),
             "weight_bytes_per_second": self.weight_bytes * self.rate.median,

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 Examples:
   puna run ./Llama-3.1-8B-Instruct
   puna run ./Llama-3.1-8B-Instruct 'Why is the sky blue?' --system 'Answer in one sentence.'
-  puna run ./model.gguf --json --temperature 0 < question.txt
+  puna run ./model.gguf --json --temperature 0 --max-tokens 200 < question.txt
   puna run ./Llama-3.1-8B --raw 'Once upon a time' --max-tokens 100
   puna run ./Llama-3.1-8B --ids-file prompt.json --max-tokens 64 --json")]
 pub struct Args {
