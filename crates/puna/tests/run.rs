@@ -311,9 +311,11 @@ fn bench_measures() {
     for (phase, tokens, figures) in phases {
         let phase = &measured[phase];
         assert_eq!(phase["tokens"], tokens);
-        for figure in ["tokens_per_second", "slowest", "fastest"].iter().chain(figures) {
+        for figure in figures {
             assert!(number(&phase[figure]) > 0.0, "{figure}: {measured}");
         }
+        let rate = ["slowest", "median", "fastest"].map(|figure| number(&phase["tokens_per_second"][figure]));
+        assert!(0.0 < rate[0] && rate.is_sorted(), "{measured}");
     }
     let decode = bench(&["-p", "0", "-n", "2", "--json"]).json();
     assert_eq!((&decode["prefill"], &decode["decode"]["tokens"]), (&Value::Null, &2.into()));
