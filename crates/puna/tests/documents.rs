@@ -1,5 +1,6 @@
 //! Every command that the documents and the help texts show is run, on small random models of the names that they use.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "tests may")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
