@@ -1,7 +1,7 @@
 //! Meta's `tokenizer.model`: what is accepted encodes and decodes any text.
 #![no_main]
 
-use puna_fuzz::{assert_round_trip, bounded};
+use puna_fuzz::{assert_round_trips, bounded};
 use puna_text::Tokenizer;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
@@ -14,7 +14,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
 
 fn check(file: &[u8]) {
     if let Ok(tokenizer) = bounded(file, 16, || Tokenizer::from_tiktoken(file)) {
-        assert_round_trip(
+        assert_round_trips(
             &tokenizer,
             &String::from_utf8_lossy(file.get(file.len().saturating_sub(512)..).unwrap_or(file)),
         );

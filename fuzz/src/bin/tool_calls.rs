@@ -14,6 +14,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             assert_eq!(content, text);
         }
         assert!(content.len() <= text.len());
-        assert!(tool_calls.iter().all(|call| call.name.len() <= text.len()));
+        assert!(tool_calls.iter().all(|call| !call.name.is_empty()));
     }
 });
