@@ -64,6 +64,11 @@ fn configurations() {
         PARAMS_JSON.replacen('{', r#"{"lora_args": {"rank": 16}, "quantization_args": null,"#, 1),
     );
 
+    let small = r#"{"dim": 32, "n_layers": 2, "n_heads": 4, "ffn_dim": 96"#;
+    put("shape_json", "small", format!("{small}}}"));
+    let rest = r#""vocab_size": 40, "context_length": 64, "norm_eps": 1e-6, "rope_theta": 1e4"#;
+    put("shape_json", "all", format!("{small}, \"n_kv_heads\": 2, \"head_dim\": 8, {rest}, \"rope_factor\": 0}}"));
+
     let two = r#"{"metadata": {"total_size": 1},
         "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
     put("index_json", "two", two);
@@ -228,31 +233,31 @@ fn templates() {
     put(
         "template",
         "chatml",
-        "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message.content | trim }}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}\0hi\0f\0r",
+        "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message.content | trim }}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}\026 Jul 2024\0hi\0f\0r",
     );
     put(
         "template",
         "tools",
-        "{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}{{ messages[1].tool_calls[0].function.arguments | tojson }}{{ messages | length }}\0a\0b",
+        "{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}{{ messages[1].tool_calls[0].function.arguments | tojson }}{{ messages | length }}\05 Jun 2031\0a\0b",
     );
     put(
         "template",
         "methods",
-        "{%- generation -%}{{ messages[0].content.split('|')[-1].strip().replace('a', 'b').upper() }}{{ ','.join(['a', 'b']) }}{%- endgeneration %}{{ 'x'.startswith(('x', 'y')) }}\0 <|eot_id|> ",
+        "{%- generation -%}{{ messages[0].content.split('|')[-1].strip().replace('a', 'b').upper() }}{{ ','.join(['a', 'b']) }}{%- endgeneration %}{{ 'x'.startswith(('x', 'y')) }}\0\0 <|eot_id|> ",
     );
     put(
         "template",
         "date",
-        "{{ strftime_now('%d %B %Y') }}{{ date_string }}{{ raise_exception('no ' ~ messages[0].role) }}\0",
+        "{{ strftime_now('%d %B %Y') }}{{ date_string }}{{ raise_exception('no ' ~ messages[0].role) }}\029 Feb 2000\0",
     );
     put(
         "template",
         "set",
-        "{% set s = messages[0]['content'][1:4] %}{% set d = {'a': s} %}{{ d.a }}{{ range(3) | list }}{{ d | tojson(sort_keys=true, separators=(',', ':')) }}\0<s><|<|\u{F0000}",
+        "{% set s = messages[0]['content'][1:4] %}{% set d = {'a': s} %}{{ d.a }}{{ range(3) | list }}{{ d | tojson(sort_keys=true, separators=(',', ':')) }}\0<s>\0<s><|<|\u{F0000}",
     );
     put(
         "template",
         "llama31",
-        "<|start_header_id|>Cutting Knowledge Date{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}\0a",
+        "<|start_header_id|>Cutting Knowledge Date{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}\0\0a",
     );
 }

@@ -1,6 +1,6 @@
 //! A chat template and a conversation: within the budget, one begin of sequence, and special tokens from the template only.
 //!
-//! The input is the template, and behind each NUL the content of a message.
+//! The input is the template, the date and the contents of messages, with a NUL between two of them.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -45,18 +45,19 @@ fn special(segment: &Segment) -> Option<&str> {
     }
 }
 
-/// Roles in turn; the second message calls a tool with its content as argument.
-fn conversation<'a>(contents: impl Iterator<Item = &'a str>) -> Conversation {
+/// A date, then contents for roles in turn; the second message calls a tool with its content as argument.
+fn conversation<'a>(mut parts: impl Iterator<Item = &'a str>) -> Conversation {
+    let date = parts.next().unwrap_or("26 Jul 2024").to_owned();
     let roles = [Role::User, Role::Assistant, Role::Tool, Role::System];
     let mut messages: Vec<Message> =
-        contents.take(8).zip(roles.into_iter().cycle()).map(|(content, role)| Message::new(role, content)).collect();
+        parts.take(8).zip(roles.into_iter().cycle()).map(|(content, role)| Message::new(role, content)).collect();
     if let Some(call) = messages.get_mut(1)
         && let puna_text::chat::Content::Text(text) = &call.content
     {
         let arguments = serde_json::json!({ text.as_str(): [text.as_str()] });
         call.tool_calls.push(ToolCall { id: None, name: text.clone(), arguments });
     }
-    Conversation { date: "26 Jul 2024".to_owned(), ..Conversation::new(messages) }
+    Conversation { date, ..Conversation::new(messages) }
 }
 
 /// Whether the template might build a list that holds one list twice, which holds another twice, and so on. Printing such a
