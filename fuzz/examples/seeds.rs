@@ -233,12 +233,12 @@ fn templates() {
     put(
         "template",
         "chatml",
-        "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message.content | trim }}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}\026 Jul 2024\0hi\0f\0r",
+        "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message.content | trim }}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}\x0026 Jul 2024\0hi\0f\0r",
     );
     put(
         "template",
         "tools",
-        "{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}{{ messages[1].tool_calls[0].function.arguments | tojson }}{{ messages | length }}\05 Jun 2031\0a\0b",
+        "{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}{{ messages[1].tool_calls[0].function.arguments | tojson }}{{ messages | length }}\x005 Jun 2031\0a\0b",
     );
     put(
         "template",
@@ -248,7 +248,7 @@ fn templates() {
     put(
         "template",
         "date",
-        "{{ strftime_now('%d %B %Y') }}{{ date_string }}{{ raise_exception('no ' ~ messages[0].role) }}\029 Feb 2000\0",
+        "{{ strftime_now('%d %B %Y') }}{{ date_string }}{{ raise_exception('no ' ~ messages[0].role) }}\x0029 Feb 2000\0",
     );
     put(
         "template",
