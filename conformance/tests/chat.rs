@@ -4,7 +4,7 @@
 
 use puna_conformance::read;
 use puna_text::chat::{Content, Conversation, Dialect, Message, Role, ToolCall, render};
-use puna_text::template::{Template, is_llama31};
+use puna_text::template::{SpecialTokens, Template, is_llama31};
 use puna_text::{TokenId, Tokenizer};
 use serde_json::Value;
 
@@ -72,8 +72,9 @@ fn published_template_runs_in_the_sandbox() {
     assert!(!is_llama31(&source.replace("<|eom_id|>", "<|eot_id|>")));
     let template = Template::new(&source).unwrap();
     let tokenizer = llama3();
+    let tokens = SpecialTokens::new(&tokenizer, tokenizer.special("<|eot_id|>"));
     for (name, conversation, expected) in template_vectors() {
-        let rendered = template.render(&conversation, &tokenizer, "<|begin_of_text|>", "<|eot_id|>");
+        let rendered = template.render(&conversation, &tokens);
         match expected {
             Ok(text) => {
                 let rendered = rendered.unwrap();

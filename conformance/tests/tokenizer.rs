@@ -313,6 +313,79 @@ fn sentence_piece_ids_are_those_of_hugging_face_on_random_text() {
     }
 }
 
+/// Llama 3's whole vocabulary as a `tokenizer.json`, with the merges that follow from the ranks: every way to part a token
+/// in two.
+fn llama3_json() -> Vec<u8> {
+    let tokenizer = llama3();
+    let mut next = 256;
+    let alphabet: Vec<char> = (0..=u8::MAX)
+        .map(|byte| match byte {
+            b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => char::from(byte),
+            _ => {
+                next += 1;
+                char::from_u32(next - 1).unwrap()
+            }
+        })
+        .collect();
+    let write = |bytes: &[u8]| bytes.iter().map(|byte| alphabet[usize::from(*byte)]).collect::<String>();
+    let tokens: Vec<&[u8]> = (0..128_000).map(|id| tokenizer.token_bytes(id).unwrap()).collect();
+    let ids: HashMap<&[u8], usize> = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
+    let mut merges = Vec::new();
+    for token in &tokens {
+        let parts = (1..token.len()).map(|at| token.split_at(at));
+        let known = parts.filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right));
+        merges.extend(known.map(|(left, right)| format!("{} {}", write(left), write(right))));
+    }
+    let vocab: serde_json::Map<String, Value> =
+        tokens.iter().enumerate().map(|(id, token)| (write(token), id.into())).collect();
+    let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false});
+    let split = serde_json::json!({"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated"});
+    serde_json::json!({
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "model": {"type": "BPE", "ignore_merges": true, "vocab": vocab, "merges": merges},
+    })
+    .to_string()
+    .into_bytes()
+}
+
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn whole_vocabulary_as_tokenizer_json() {
+    let json = llama3_json();
+    let start = std::time::Instant::now();
+    let tokenizer = Tokenizer::from_tokenizer_json(&json).unwrap();
+    println!("{} MB of tokenizer.json in {:?}", json.len() / 1_000_000, start.elapsed());
+    for (text, ids) in vectors() {
+        assert_eq!(tokenizer.encode(&text), ids, "{text:?}");
+    }
+    let (meta, mut random) = (llama3(), Random::new());
+    for _ in 0..20_000 {
+        let text = random.text();
+        assert_eq!(tokenizer.encode(&text), meta.encode(&text), "{text:?}, PUNA_TEST_SEED={}", random.seed);
+    }
+}
+
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn speed_beside_tiktoken() {
+    // The speed is a figure to read, with --nocapture and --release; what is checked are the ids.
+    let text = String::from_utf8(read("bard/text/sample.txt")).unwrap();
+    let (ours, theirs) = (llama3(), tiktoken("llama3-tokenizer/tokenizer.model"));
+    let ids = theirs.encode_ordinary(&text);
+    let speed = |encode: &dyn Fn() -> Vec<TokenId>| {
+        let seconds = (0..9).map(|_| {
+            let start = std::time::Instant::now();
+            let encoded = encode();
+            let seconds = start.elapsed().as_secs_f64();
+            assert_eq!(encoded, ids);
+            seconds
+        });
+        text.len() as f64 / 1e6 / seconds.fold(f64::INFINITY, f64::min)
+    };
+    let (ours, theirs) = (speed(&|| ours.encode(&text)), speed(&|| theirs.encode_ordinary(&text)));
+    println!("puna {ours:.1} MB/s, tiktoken-rs {theirs:.1} MB/s");
+}
+
 /// The tokenizer's part of a GGUF file's metadata, with no checks at all: the reader proper is elsewhere.
 fn gguf_vocabulary(file: &[u8]) -> GgufVocabulary {
     struct Cursor<'a>(&'a [u8]);

@@ -6,22 +6,32 @@ use std::time::Instant;
 /// Bytes read to measure memory: far more than any cache holds.
 const READ_BYTES: usize = 512 << 20;
 
-/// Read bandwidth of main memory with all of the back-end's threads, in bytes a second: the best of `repeats` passes
-/// over a buffer far larger than the caches, each thread reading pieces in order.
-pub fn read_bandwidth(cpu: &Cpu, repeats: usize) -> f64 {
-    const PIECE: usize = 1 << 20;
-    // Written, so that the pages are real and distinct.
-    let buffer: Vec<u64> = (0..READ_BYTES as u64 / 8).collect();
-    let pieces: Vec<&[u64]> = buffer.chunks(PIECE / 8).collect();
-    let mut best = f64::INFINITY;
-    for _ in 0..repeats.max(1) {
-        let start = Instant::now();
-        cpu.pool.run(pieces.len(), &|i| {
-            std::hint::black_box(sum(pieces[i], cpu.avx2.is_some()));
-        });
-        best = best.min(start.elapsed().as_secs_f64());
+/// A buffer far larger than the caches, to measure how fast main memory is read.
+pub struct Memory(Vec<u64>);
+
+impl Memory {
+    /// Takes the memory: 512 MiB.
+    #[allow(clippy::new_without_default, reason = "half a gigabyte is no default")]
+    pub fn new() -> Memory {
+        // Written, so that the pages are real and distinct.
+        Memory((0..READ_BYTES as u64 / 8).collect())
     }
-    READ_BYTES as f64 / best
+
+    /// Read bandwidth with all of the back-end's threads, in bytes a second: the best of `repeats` passes, each thread
+    /// reading pieces in order.
+    pub fn read_bandwidth(&self, cpu: &Cpu, repeats: usize) -> f64 {
+        const PIECE: usize = 1 << 20;
+        let pieces: Vec<&[u64]> = self.0.chunks(PIECE / 8).collect();
+        let mut best = f64::INFINITY;
+        for _ in 0..repeats.max(1) {
+            let start = Instant::now();
+            cpu.pool.run(pieces.len(), &|i| {
+                std::hint::black_box(sum(pieces[i], cpu.avx2.is_some()));
+            });
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        READ_BYTES as f64 / best
+    }
 }
 
 fn sum(piece: &[u64], avx2: bool) -> u64 {

@@ -3,10 +3,12 @@
 //! Reading order: [`model`] is the network, one layer as the equations read; [`weights`] brings a checkpoint's tensors
 //! to the back-end; [`rope`] has the angles. Nothing here names a back-end, a file or a token's text.
 
+mod cost;
 mod model;
 mod rope;
 mod weights;
 
+pub use cost::{activation_bytes, operations};
 pub use model::{Llama, Model, kv_shape};
 pub use puna_backend::{Batch, KvFormat, KvShape, PAGE_LEN, Span};
 pub use puna_checkpoint::Config;

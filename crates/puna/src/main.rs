@@ -1,7 +1,14 @@
 //! `puna`: run, measure and own the Llama models. One file a verb; the only crate that names a back-end.
 
+mod bench;
+mod chat;
+mod chat_format;
+mod inspect;
 mod model;
+mod prompt;
 mod run;
+mod sampling;
+mod sandbox;
 mod score;
 mod show;
 mod synth;
@@ -23,7 +30,12 @@ enum Verb {
     Run(run::Args),
     Score(score::Args),
     Tokenize(tokenize::Args),
+    ChatFormat(chat_format::Args),
+    Inspect(inspect::Args),
     Synth(synth::Args),
+    Bench(bench::Args),
+    #[command(name = sandbox::VERB, hide = true)]
+    TemplateWorker,
 }
 
 /// Exit code for bad input: the same as for a command line that can't be parsed.
@@ -34,7 +46,11 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(args),
         Verb::Score(args) => score::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
+        Verb::ChatFormat(args) => chat_format::run(args),
+        Verb::Inspect(args) => inspect::run(args),
         Verb::Synth(args) => synth::run(args),
+        Verb::Bench(args) => bench::run(args),
+        Verb::TemplateWorker => sandbox::work(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,7 @@ use puna_text::Tokenizer;
 use std::path::PathBuf;
 
 /// Tokens of one forward pass: enough that each weight's unpacking is paid by many.
-const MAX_BATCH: usize = 512;
+pub const MAX_BATCH: usize = 512;
 
 /// Which model, and how to hold it.
 #[derive(Args)]

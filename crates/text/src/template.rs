@@ -17,12 +17,13 @@ use std::io;
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::chat::{ChatError, Content, Conversation, Dialect, Message, Prompt, Role, ToolCall, render};
 use crate::date::Date;
 use crate::python_json::{Style, dumps};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{TokenId, Tokenizer};
 
 /// Longer templates are refused; Llama 3.1's has 5 KB.
 const MAX_SOURCE_BYTES: usize = 1 << 20;
@@ -35,6 +36,30 @@ const BASE_FUEL: u64 = 20_000;
 const BYTES_PER_FUEL: u64 = 2;
 /// What every text of the conversation counts besides its bytes, for the instructions that it causes.
 const BYTES_PER_TEXT: usize = 256;
+
+/// What a template may know of the vocabulary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecialTokens {
+    /// All special tokens by their names.
+    pub names: Vec<String>,
+    /// The token that begins a sequence, `bos_token`.
+    pub bos: Option<String>,
+    /// The token that ends one, `eos_token`.
+    pub eos: Option<String>,
+}
+
+impl SpecialTokens {
+    /// Those of a vocabulary; `eos` is the token that the template is to end texts with.
+    #[must_use]
+    pub fn new(tokenizer: &Tokenizer, eos: Option<TokenId>) -> SpecialTokens {
+        let name = |id| tokenizer.token_bytes(id).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        SpecialTokens {
+            names: tokenizer.specials().map(|(name, _)| name.to_owned()).collect(),
+            bos: tokenizer.bos().and_then(name),
+            eos: eos.and_then(name),
+        }
+    }
+}
 
 /// A compiled template.
 #[derive(Debug)]
@@ -69,7 +94,7 @@ impl Template {
         Ok(Template { environment })
     }
 
-    /// Renders a conversation. `bos_token` and `eos_token` are what the template knows by these names.
+    /// Renders a conversation.
     ///
     /// The prompt begins with exactly one begin-of-sequence token if the vocabulary has one, whether the template puts none
     /// or the tokenizer would add another. What the template spells of the vocabulary's special tokens is these tokens;
@@ -77,18 +102,13 @@ impl Template {
     ///
     /// # Errors
     /// [`ChatError::Template`] with the template's own message or that of the limit it ran into.
-    pub fn render(
-        &self,
-        conversation: &Conversation,
-        tokenizer: &Tokenizer,
-        bos_token: &str,
-        eos_token: &str,
-    ) -> Result<Prompt, ChatError> {
-        let specials = Specials::new(tokenizer.specials().map(|(name, _)| name));
-        let output = self.run(conversation, &specials, bos_token, eos_token)?;
+    pub fn render(&self, conversation: &Conversation, tokens: &SpecialTokens) -> Result<Prompt, ChatError> {
+        let specials = Specials::new(tokens.names.iter().map(String::as_str));
+        let name = |token: &Option<String>| token.clone().unwrap_or_default();
+        let output = self.run(conversation, &specials, &name(&tokens.bos), &name(&tokens.eos))?;
         let mut prompt = specials.segments(&output);
-        if let Some(bos) = tokenizer.bos().and_then(|bos| tokenizer.token_bytes(bos)) {
-            prompt.begin_once_with(&String::from_utf8_lossy(bos));
+        if let Some(bos) = &tokens.bos {
+            prompt.begin_once_with(bos);
         }
         Ok(prompt)
     }
@@ -603,22 +623,16 @@ fn probes() -> [Conversation; 5] {
 mod tests {
     use super::*;
     use crate::chat::Segment;
-    use crate::tokenizer::GgufVocabulary;
     use proptest::prelude::*;
     use std::time::Instant;
 
-    /// Every byte a token, then the special ones.
-    fn tokenizer(specials: &[&str], bos: Option<u32>) -> Tokenizer {
-        let mut tokens: Vec<String> = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")).collect();
-        tokens.extend(specials.iter().map(|name| (*name).to_owned()));
-        let token_types = [6; 256].into_iter().chain(specials.iter().map(|_| 3)).collect();
-        let (model, scores) = ("llama".to_owned(), vec![0.0; tokens.len()]);
-        let bos = bos.map(|bos| bos + 256);
-        let v = GgufVocabulary { model, tokens, token_types, scores, bos, ..Default::default() };
-        Tokenizer::from_gguf(&v).unwrap()
+    fn chat_ml(bos: Option<&str>) -> SpecialTokens {
+        SpecialTokens {
+            names: ["<s>", "</s>", "<|im_start|>", "<|im_end|>"].map(str::to_owned).to_vec(),
+            bos: bos.map(str::to_owned),
+            eos: Some("</s>".to_owned()),
+        }
     }
-
-    const CHAT_ML: [&str; 4] = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"];
 
     const CHAT_ML_TEMPLATE: &str = "{% for message in messages %}
         {{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}
@@ -636,8 +650,7 @@ mod tests {
     }
 
     fn run(source: &str, messages: Vec<Message>) -> Result<Prompt, ChatError> {
-        let tokenizer = tokenizer(&CHAT_ML, None);
-        Template::new(source)?.render(&Conversation::new(messages), &tokenizer, "<s>", "</s>")
+        Template::new(source)?.render(&Conversation::new(messages), &chat_ml(None))
     }
 
     fn run_text(source: &str) -> Result<String, ChatError> {
@@ -678,9 +691,8 @@ mod tests {
     #[test]
     fn one_begin_of_sequence() {
         for source in ["{{ bos_token }}x", "x", "{{ bos_token }}{{ bos_token }}x"] {
-            let tokenizer = tokenizer(&CHAT_ML, Some(0));
             let conversation = Conversation::new(vec![Message::user("<s>")]);
-            let prompt = Template::new(source).unwrap().render(&conversation, &tokenizer, "<s>", "</s>").unwrap();
+            let prompt = Template::new(source).unwrap().render(&conversation, &chat_ml(Some("<s>"))).unwrap();
             assert_eq!(prompt.segments(), [special("<s>"), text("x")], "{source}");
         }
     }
@@ -702,7 +714,7 @@ mod tests {
         assert_eq!(run_text("{{ tools is none }}{{ builtin_tools is defined }}").unwrap(), "TrueFalse");
         let date = Conversation { date: "6 Jul 2024".to_owned(), ..Conversation::new(vec![]) };
         let template = Template::new("{{ strftime_now('%d %B %Y') }}").unwrap();
-        assert_eq!(template.render(&date, &tokenizer(&[], None), "", "").unwrap().text(), "06 July 2024");
+        assert_eq!(template.render(&date, &SpecialTokens::default()).unwrap().text(), "06 July 2024");
         let error = run_text("{{ raise_exception('no ' ~ messages|length) }}").unwrap_err();
         assert!(error.to_string().contains("no 1"), "{error}");
     }

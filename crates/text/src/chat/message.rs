@@ -1,8 +1,8 @@
-//! Messages and conversations, as programs hand them over: OpenAI's shape, read leniently.
+//! Messages and conversations, as programs hand them over: OpenAI's shape, read leniently and written as it is.
 
 use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, json};
 
 use crate::date::Date;
 
@@ -36,7 +36,8 @@ impl Role {
 }
 
 /// What a message says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum Content {
     /// Text.
     Text(String),
@@ -74,18 +75,21 @@ pub struct ToolCall {
 }
 
 /// One message.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Message {
     /// Who speaks.
     pub role: Role,
     /// What is said.
     pub content: Content,
     /// Tools that the assistant calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
     /// The call that a tool's message answers; models don't see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
     /// The assistant's message ended with `<|eom_id|>`, to go on after the tool's result, and not with `<|eot_id|>`. Only
     /// [`Dialect::Meta`](super::Dialect::Meta) asks: the template decides by itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub end_of_message: bool,
 }
 
@@ -123,7 +127,7 @@ pub enum ToolStyle {
 }
 
 /// All that goes into a prompt.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Conversation {
     /// Oldest first.
     pub messages: Vec<Message>,
@@ -247,10 +251,21 @@ impl<'de> Deserialize<'de> for ToolCall {
     }
 }
 
+impl Serialize for ToolCall {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let ToolCall { id, name, arguments } = self;
+        // OpenAI's API has them as JSON in a string.
+        let arguments = match arguments {
+            Value::Object(_) => arguments.to_string().into(),
+            other => other.clone(),
+        };
+        json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}).serialize(serializer)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn message(value: Value) -> Message {
         serde_json::from_value(value).unwrap()
@@ -276,6 +291,24 @@ mod tests {
         let result = message(json!({"role": "ipython", "content": {"a": 1}, "tool_call_id": "1"}));
         assert_eq!((result.role, result.content), (Role::Tool, Content::Json(json!({"a": 1}))));
         assert_eq!(message(json!({"role": "tool", "content": [1, 2]})).content, Content::Json(json!([1, 2])));
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        let call = |arguments| ToolCall { id: Some("1".to_owned()), name: "f".to_owned(), arguments };
+        let calls = [json!({"b": 1, "a": "\""}), json!({}), json!("{oops"), json!([1])].map(call).to_vec();
+        let mut conversation = Conversation::new(vec![
+            Message::system("be brief"),
+            Message { tool_calls: calls, end_of_message: true, ..Message::assistant("") },
+            Message {
+                tool_call_id: Some("1".to_owned()),
+                ..Message::new(Role::Tool, Content::Json(json!({"x": [1]})))
+            },
+        ]);
+        conversation.tools = vec![json!({"type": "function"})];
+        conversation.tool_style = ToolStyle::FunctionTag;
+        let text = serde_json::to_string(&conversation).unwrap();
+        assert_eq!(serde_json::from_str::<Conversation>(&text).unwrap(), conversation);
     }
 
     #[test]

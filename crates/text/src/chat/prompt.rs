@@ -2,9 +2,11 @@
 
 use super::ChatError;
 use crate::tokenizer::{TokenId, Tokenizer};
+use serde::{Deserialize, Serialize};
 
 /// A part of a prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Segment {
     /// A special token by its name. Only a formatter makes one.
     Special(String),
@@ -15,7 +17,8 @@ pub enum Segment {
 }
 
 /// What is sent to a model: the exact text, and which parts of it are special tokens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Prompt {
     segments: Vec<Segment>,
 }

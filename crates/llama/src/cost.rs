@@ -1,0 +1,57 @@
+//! What a model takes: operations to hold measured times against, and memory beside the weights.
+
+use puna_checkpoint::{Config, Name};
+
+/// Floating-point operations that are useful for `n` tokens of one sequence behind `start` others, with logits for
+/// `n_outputs` of them.
+///
+/// Two for each weight of a matrix and token, and four for each token that a token attends to, head and dimension
+/// (q·k, and the weighted sum of v). Norms, rotations and softmax are not counted: they are below one in a hundred.
+pub fn operations(config: &Config, start: usize, n: usize, n_outputs: usize) -> u64 {
+    let weights = |name: Name| match config.shape(name) {
+        (1, _) => 0,
+        (rows, cols) => rows as u64 * cols as u64,
+    };
+    let in_layers: u64 = config.required().filter(|name| matches!(name, Name::Layer { .. })).map(weights).sum();
+    // Position p attends to p + 1 tokens.
+    let (start, n) = (start as u64, n as u64);
+    let attended = n * start + n * (n + 1) / 2;
+    let attention = 4 * attended * (config.n_layers * config.n_heads * config.head_dim) as u64;
+    2 * in_layers * n + attention + 2 * weights(Name::Output) * n_outputs as u64
+}
+
+/// Bytes of the activations that a loaded model keeps, for `max_batch` tokens in one forward pass.
+pub fn activation_bytes(config: &Config, max_batch: usize) -> u64 {
+    let (q_dim, kv_dim) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+    // x, block and normed; q and attended; k and v; gate and up.
+    let floats = 3 * config.dim + 2 * (q_dim + kv_dim + config.ffn_dim);
+    4 * max_batch as u64 * floats as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use puna_checkpoint::{Rope, RopePairing, RopeScaling};
+
+    #[test]
+    fn counted_by_hand() {
+        let config = Config {
+            dim: 8,
+            n_layers: 2,
+            n_heads: 2,
+            n_kv_heads: 1,
+            head_dim: 4,
+            ffn_dim: 16,
+            vocab_size: 10,
+            context_length: 64,
+            norm_eps: 1e-5,
+            rope: Rope { theta: 1e4, scaling: RopeScaling::None, pairing: RopePairing::Halves },
+            tied_embeddings: true,
+        };
+        // A layer: q and o 8·8, k and v 4·8, gate, up and down 16·8; norms are no matrices.
+        let layer = 2 * 64 + 2 * 32 + 3 * 128;
+        // Three tokens behind five attend to 6, 7 and 8.
+        let attention = 4 * (6 + 7 + 8) * 2 * 8;
+        assert_eq!(operations(&config, 5, 3, 1), 2 * 2 * layer * 3 + attention + 2 * 80);
+    }
+}

@@ -1,0 +1,124 @@
+//! Every command that the documents and the help texts show is run, on small random models of the names that they use.
+#![cfg(unix)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const PUNA: &str = env!("CARGO_BIN_EXE_puna");
+
+/// Commands for developers, which start builds of their own; the continuous integration runs them.
+const ELSEWHERE: [&str; 3] = ["cargo test ", "cargo run --release -p puna-format --example throughput Q4_0", ".ci/"];
+
+/// The sizes that stand in for any shape.
+const SHAPE: &str = r#"{"dim": 256, "n_layers": 1, "n_heads": 4, "n_kv_heads": 1, "ffn_dim": 256, "vocab_size": 2048,
+    "context_length": 131072}"#;
+
+#[test]
+fn commands_in_documents_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut documents = vec![root.join("README.md"), root.join("ARCHITECTURE.md")];
+    markdown(&root.join("docs"), &mut documents);
+    let mut commands = Vec::new();
+    for document in &documents {
+        let text = fs::read_to_string(document).unwrap();
+        let shown = text.lines().filter_map(|line| line.trim_start().strip_prefix("$ "));
+        commands.extend(shown.map(|command| (document.display().to_string(), command.to_owned())));
+    }
+    commands.retain(|(_, command)| !ELSEWHERE.iter().any(|start| command.starts_with(start)));
+    assert!(commands.len() > 20, "{commands:?}");
+    run_all(&commands);
+}
+
+#[test]
+fn commands_in_help_run() {
+    let verbs = ["run", "score", "bench", "inspect", "tokenize", "chat-format", "synth"];
+    let listed = text(&Command::new(PUNA).arg("help").output().unwrap());
+    let mut commands = Vec::new();
+    for verb in verbs {
+        assert!(listed.contains(&format!("\n  {verb} ")), "{verb}: {listed}");
+        let help = text(&Command::new(PUNA).args(["help", verb]).output().unwrap());
+        let (_, examples) = help.split_once("Examples:").unwrap_or_else(|| panic!("{verb}: no examples in {help}"));
+        let shown =
+            examples.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| line.starts_with("puna "));
+        let before = commands.len();
+        commands.extend(shown.map(|command| (format!("puna help {verb}"), command.to_owned())));
+        assert!(commands.len() > before, "{verb}: {help}");
+    }
+    // A verb that is new is to be listed here.
+    let n_listed = listed.lines().filter(|line| line.starts_with("  ") && !line.starts_with("  -")).count();
+    assert_eq!(n_listed, verbs.len() + 1, "the verbs and help itself: {listed}");
+    run_all(&commands);
+}
+
+/// All Markdown files below a directory.
+fn markdown(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            markdown(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            files.push(path);
+        }
+    }
+}
+
+fn run_all(commands: &[(String, String)]) {
+    let dir = tempfile::tempdir().unwrap();
+    prepare(dir.path());
+    for (place, command) in commands {
+        // The real shapes take gigabytes; nothing else of a command is changed.
+        let mut line = command.replace("cargo run --release --", "puna");
+        for shape in ["llama-3.1-8b", "llama-3.1-405b", "llama-3.2-1b"] {
+            line = line.replace(&format!("synth {shape}"), "synth shape.json");
+        }
+        let output = sh(dir.path(), &line);
+        assert!(output.status.success(), "{place}: {command}\n{}", text(&output));
+    }
+}
+
+/// A directory with all that the commands name.
+fn prepare(dir: &Path) {
+    fs::create_dir(dir.join("bin")).unwrap();
+    std::os::unix::fs::symlink(PUNA, dir.join("bin/puna")).unwrap();
+    fs::write(dir.join("shape.json"), SHAPE).unwrap();
+    let ids: Vec<u32> = (0..200).map(|i| i * 7 % 1000).collect();
+    fs::write(dir.join("ids.json"), serde_json::to_string(&ids).unwrap()).unwrap();
+    fs::write(dir.join("prompt.json"), "[1, 2, 3]").unwrap();
+    fs::write(dir.join("chat.json"), r#"[{"role": "user", "content": "Hello <|eot_id|>"}]"#).unwrap();
+    fs::write(dir.join("question.txt"), "Why?").unwrap();
+    fs::write(dir.join("letter.txt"), "Dear reader,\n").unwrap();
+    fs::write(dir.join("wiki.test.raw"), "All work and no play makes Jack a dull boy. ".repeat(100)).unwrap();
+    fs::write(dir.join("tokenizer.model"), tiktoken()).unwrap();
+    for (format, output) in [
+        ("Q8_0", "model.gguf"),
+        ("Q8_0", "Llama-3.1-8B-Instruct-Q8_0.gguf"),
+        ("BF16", "Llama-3.1-8B"),
+        ("BF16", "Llama-3.1-8B-Instruct"),
+        ("BF16", "model"),
+    ] {
+        let output = sh(dir, &format!("puna synth shape.json --format {format} -o {output}"));
+        assert!(output.status.success(), "{}", text(&output));
+    }
+}
+
+/// The smallest vocabulary in the form of Meta's `tokenizer.model`: every byte a token.
+fn tiktoken() -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let line = |byte: u8| {
+        let digits = [DIGITS[usize::from(byte >> 2)], DIGITS[usize::from(byte << 6 >> 2)]];
+        format!("{}== {byte}\n", String::from_utf8_lossy(&digits))
+    };
+    (0..=u8::MAX).map(line).collect()
+}
+
+/// Runs a line of shell in `dir`, with one question on standard input.
+fn sh(dir: &Path, line: &str) -> Output {
+    let path = format!("{}:{}", dir.join("bin").display(), std::env::var("PATH").unwrap_or_default());
+    let script = format!("printf 'Hello' | {{ {line}; }}");
+    Command::new("sh").args(["-ec", &script]).current_dir(dir).env("PATH", path).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
