@@ -1,4 +1,5 @@
-//! Messages in JSON, written as prompts: special tokens come from the format only, and the prompt says what its tokens say.
+//! Messages in JSON, written as JSON again and as prompts: special tokens come from the format only, and a prompt says what
+//! its tokens say.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -13,6 +14,9 @@ static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(byte_level);
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(conversation) = bounded(bytes, 256, || serde_json::from_slice::<Conversation>(bytes)) else { return };
+    let json = serde_json::to_string(&conversation).unwrap_or_else(|error| panic!("{error}"));
+    let again: Conversation = serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(again, conversation);
     for dialect in [Dialect::Template, Dialect::Meta, Dialect::Llama2] {
         let Ok(prompt) = bounded(bytes, 512, || render(&conversation, dialect)) else { continue };
         let is_special = |segment: &&Segment| matches!(segment, Segment::Special(_));
