@@ -161,6 +161,10 @@ impl Rate {
         let median = median(&mut rates);
         Rate { median, slowest: rates[0], fastest: rates[rates.len() - 1] }
     }
+
+    fn json(&self) -> Value {
+        json!({ "median": self.median, "slowest": self.slowest, "fastest": self.fastest })
+    }
 }
 
 impl std::fmt::Display for Rate {
@@ -193,9 +197,7 @@ impl Prefill {
     fn json(&self, limits: &Limits) -> Value {
         json!({
             "tokens": self.tokens,
-            "tokens_per_second": self.rate.median,
-            "slowest": self.rate.slowest,
-            "fastest": self.rate.fastest,
+            "tokens_per_second": self.rate.json(),
             "flops": self.flops,
             "share_of_f32_peak": self.flops / limits.peak,
         })
@@ -228,9 +230,7 @@ impl Decode {
     fn json(&self, limits: &Limits) -> Value {
         json!({
             "tokens": self.tokens,
-            "tokens_per_second": self.rate.median,
-            "slowest": self.rate.slowest,
-            "fastest": self.rate.fastest,
+            "tokens_per_second": self.rate.json(),
             "kv_bytes_per_token": self.kv_bytes,
             "bytes_per_second": self.bytes_per_second(),
             "weight_bytes_per_second": self.weight_bytes * self.rate.median,
