@@ -10,6 +10,9 @@
 
 pub mod synth;
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 mod hugging_face;
 mod meta;
 

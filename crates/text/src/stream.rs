@@ -140,5 +140,16 @@ mod tests {
             text += &decoder.finish();
             prop_assert_eq!(text, String::from_utf8_lossy(&bytes));
         }
+
+        /// Ids that are no token and special ones among them.
+        #[test]
+        fn parts_are_the_sequence(ids in prop::collection::vec(prop_oneof![0..256_u32, 254..262_u32], 0..12)) {
+            let tokenizer = tokenizer();
+            let mut decoder = tokenizer.decoder().show_specials(true);
+            let mut text: String = ids.iter().map(|id| decoder.push(*id)).collect();
+            text += &decoder.finish();
+            let bytes = tokenizer.decode(&ids);
+            prop_assert_eq!(text, String::from_utf8_lossy(&bytes));
+        }
     }
 }

@@ -334,8 +334,11 @@ impl Tokenizer {
         self.vocabulary.token(id).filter(|_| self.vocabulary.kind(id) != Some(Kind::Unused))
     }
 
-    /// The bytes of a sequence, special tokens by their names. `decode(encode(text))` is `text` for every text (but that
-    /// SentencePiece vocabularies take U+2581 for a space). An id that is no token gives nothing.
+    /// The bytes of a sequence, special tokens by their names. An id that is no token gives nothing.
+    ///
+    /// `decode(encode(text))` is `text`, for every text with a byte-level vocabulary. One of SentencePiece takes U+2581 for a
+    /// space; where its file says so, a space at the start counts as the one put in front and is lost, and one is put behind
+    /// each added token.
     ///
     /// A token may end within a character, so these are bytes; [`Tokenizer::decoder`] gives whole characters.
     #[must_use]
@@ -344,7 +347,7 @@ impl Tokenizer {
         let mut at_start = self.adds_space();
         for &id in ids {
             let token = self.token_bytes(id).unwrap_or_default();
-            if at_start && !self.is_special(id) {
+            if at_start && !self.is_special(id) && !token.is_empty() {
                 at_start = false;
                 bytes.extend_from_slice(token.strip_prefix(b" ").unwrap_or(token));
             } else {

@@ -93,8 +93,20 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint, Error> {
                 .collect::<Result<Vec<_>, Error>>()?
         }
     };
+    assemble(path, &sources)
+}
+
+/// The model in one file that is not on disk, for fuzzing.
+pub(crate) fn open_bytes(bytes: &[u8]) -> Result<Checkpoint, Error> {
+    let path = PathBuf::from("bytes.gguf");
+    let sources = [Source { path: path.clone(), bytes: Bytes::from(bytes.to_vec()) }];
+    assemble(&path, &sources)
+}
+
+/// The model in a complete set of files.
+fn assemble(path: &Path, sources: &[Source]) -> Result<Checkpoint, Error> {
     let headers = sources.iter().map(Source::header).collect::<Result<Vec<_>, Error>>()?;
-    check_split(&sources, &headers)?;
+    check_split(sources, &headers)?;
 
     let (Some(first), Some(header)) = (sources.first(), headers.first()) else {
         return Err(Error::NotAModel { path: path.to_owned(), why: "an empty set of files".into() });
