@@ -14,7 +14,7 @@ use std::arch::x86_64::*;
 
 /// Bytes from a weight to those that are fetched while it is used: what memory delivers in its latency, some 100 ns, to
 /// one core, a stream of two.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;
 
 /// Groups between two requests: 256 weights are some cache lines in any format.
 const STRETCH: usize = 8;
@@ -68,6 +68,18 @@ unsafe fn accumulate<G: Groups>(sums: __m256, group: Group, x: &ActBlock) -> __m
     }
 }
 
+/// Has memory bring `n_bytes` of two rows from byte `from` on, which may lie behind their ends. The processor by itself
+/// follows neither two streams nor their jumps well.
+#[inline(always)]
+fn request(rows: [&[u8]; 2], from: usize, n_bytes: usize) {
+    for line in (0..n_bytes).step_by(64) {
+        for row in rows {
+            // SAFETY: every x86-64 processor has the instruction, and it may be given any address.
+            unsafe { _mm_prefetch(row.as_ptr().wrapping_add(from + line).cast(), _MM_HINT_T0) };
+        }
+    }
+}
+
 /// Weights are unpacked in registers as they stream by, two rows at a time.
 ///
 /// # Safety
@@ -77,24 +89,20 @@ unsafe fn one_token<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
     let info = G::FORMAT.info();
     let n_blocks = tile.segment.cols.len() / info.block_elems;
     let x = &tile.x[..n_blocks * G::PER_BLOCK];
+    let stretch_bytes = STRETCH / G::PER_BLOCK * info.block_bytes;
     let mut row = 0;
     while row < tile.n_rows {
         let n_rows = (tile.n_rows - row).min(2);
         let rows: [&[u8]; 2] = std::array::from_fn(|r| tile.segment.row(tile.row0 + row + r.min(n_rows - 1)));
+        if row == 0 {
+            request(rows, 0, AHEAD);
+        }
         let mut sums = [_mm256_setzero_ps(); 2];
         for (stretch, x) in x.chunks(STRETCH).enumerate() {
-            // The processor follows neither two streams nor their jumps well, so it is told: what lies AHEAD in the
-            // row, and at its end the beginning of the row after next, which is the next of this stream.
-            let offset = stretch * (STRETCH / G::PER_BLOCK) * info.block_bytes;
-            let mut ahead = offset + AHEAD;
-            if ahead >= rows[0].len() {
-                ahead += rows[0].len();
-            }
-            for line in (0..STRETCH / G::PER_BLOCK * info.block_bytes).step_by(64) {
-                for row in rows {
-                    _mm_prefetch(row.as_ptr().wrapping_add(ahead + line).cast(), _MM_HINT_T0);
-                }
-            }
+            let offset = stretch * stretch_bytes;
+            // At the end of a row its stream goes on with the row after next.
+            let jump = if offset + AHEAD < rows[0].len() { 0 } else { rows[0].len() };
+            request(rows, offset + AHEAD + jump, stretch_bytes);
             for (block, x) in x.chunks_exact(G::PER_BLOCK).enumerate() {
                 for (sum, row) in sums.iter_mut().zip(rows) {
                     // SAFETY: a row holds n_blocks blocks; x has PER_BLOCK groups and so the index exists.
