@@ -100,7 +100,6 @@ impl<'a> Rows<'a> {
         let (hd, width, group, task) = (self.hd, self.width, self.group, self.task);
         let mut keys = vec![0f32; hd * PAGE_LEN];
         let mut values = vec![0f32; PAGE_LEN * width];
-        let mut scores = [[0f32; PAGE_LEN]; 2];
         let n_visible_last = task.first_position + task.n_tokens;
         for (page_idx, &page) in task.span.pages[..n_visible_last.div_ceil(PAGE_LEN)].iter().enumerate() {
             let (k, v) = cache.head(page, layer, task.kv_head);
@@ -127,9 +126,9 @@ impl<'a> Rows<'a> {
                         // SAFETY: the token proves the instructions; the buffers have the sizes above.
                         Some(_) => unsafe {
                             if pair {
-                                self.page_avx2::<2>(row, n, &keys, &values, &mut scores);
+                                self.page_avx2::<2>(row, n, &keys, &values);
                             } else {
-                                self.page_avx2::<1>(row, n, &keys, &values, &mut scores);
+                                self.page_avx2::<1>(row, n, &keys, &values);
                             }
                         },
                         _ => (row..=row + usize::from(pair)).for_each(|row| self.page(row, n, &keys, &values)),
@@ -173,18 +172,12 @@ impl<'a> Rows<'a> {
     /// AVX2 and FMA exist; `keys` is `[hd][PAGE_LEN]`, `values` `[PAGE_LEN][width]`.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn page_avx2<const R: usize>(
-        &mut self,
-        row: usize,
-        n: usize,
-        keys: &[f32],
-        values: &[f32],
-        scores: &mut [[f32; PAGE_LEN]; 2],
-    ) {
+    unsafe fn page_avx2<const R: usize>(&mut self, row: usize, n: usize, keys: &[f32], values: &[f32]) {
         use crate::simd::{exp8, max8, sum8};
         use std::arch::x86_64::*;
         assert!(keys.len() == self.hd * PAGE_LEN && values.len() == PAGE_LEN * self.width && n <= PAGE_LEN);
         let q = &self.q[row * self.hd..][..R * self.hd];
+        let mut scores = [[0f32; PAGE_LEN]; R];
         // Scores: 32 tokens at a time, so that with two rows the sums stay in registers.
         for tokens in (0..PAGE_LEN).step_by(32) {
             let mut sums = [[_mm256_setzero_ps(); 4]; R];
@@ -244,10 +237,10 @@ impl<'a> Rows<'a> {
             // SAFETY: the vectors are within the rows of `o` and `values`.
             unsafe {
                 match n_vectors {
-                    4 => weighted_sum::<R, 4>(o, &corrections, scores, values, n, i, self.width),
-                    3 => weighted_sum::<R, 3>(o, &corrections, scores, values, n, i, self.width),
-                    2 => weighted_sum::<R, 2>(o, &corrections, scores, values, n, i, self.width),
-                    _ => weighted_sum::<R, 1>(o, &corrections, scores, values, n, i, self.width),
+                    4 => weighted_sum::<R, 4>(o, &corrections, &scores, values, n, i, self.width),
+                    3 => weighted_sum::<R, 3>(o, &corrections, &scores, values, n, i, self.width),
+                    2 => weighted_sum::<R, 2>(o, &corrections, &scores, values, n, i, self.width),
+                    _ => weighted_sum::<R, 1>(o, &corrections, &scores, values, n, i, self.width),
                 }
             }
             i += 8 * n_vectors;
@@ -265,7 +258,7 @@ impl<'a> Rows<'a> {
 unsafe fn weighted_sum<const R: usize, const V: usize>(
     o: &mut [f32],
     corrections: &[std::arch::x86_64::__m256; R],
-    p: &[[f32; PAGE_LEN]; 2],
+    p: &[[f32; PAGE_LEN]; R],
     values: &[f32],
     n: usize,
     i: usize,

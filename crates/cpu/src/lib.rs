@@ -5,6 +5,7 @@
 mod attend;
 mod capability;
 mod elementwise;
+#[cfg(target_arch = "x86_64")]
 mod groups;
 mod kv;
 mod matmul;

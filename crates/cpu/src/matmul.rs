@@ -5,12 +5,13 @@
 //! `scale · reduce(W_segment · x_segment)`, where `reduce` adds in one order that depends on the width alone: a row of
 //! `out` has the same bits alone, in a batch of any size, and on any number of threads.
 
+#[cfg(target_arch = "x86_64")]
 mod float;
+#[cfg(target_arch = "x86_64")]
 mod quantized;
 mod scalar;
 
 use crate::capability::Avx2;
-use crate::groups;
 use crate::matrix::{Activations, Band, Matrix, Segment};
 use crate::pool::Pool;
 use crate::quantize::{ActBlock, quantize_row};
@@ -20,6 +21,7 @@ use puna_format::Format;
 /// The input of a product, as its kernel wants it.
 pub(crate) enum Input<'a> {
     Float(&'a [f32]),
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX2 kernels read it"))]
     Quantized(Vec<ActBlock>),
 }
 
@@ -60,7 +62,13 @@ fn rows_per_task(rows: usize, n_threads: usize, n_tokens: usize) -> usize {
 
 /// Whether the kernel of a format takes 8-bit input.
 fn quantizes(avx2: Option<Avx2>, format: Format) -> bool {
-    avx2.is_some() && groups::has(format)
+    #[cfg(target_arch = "x86_64")]
+    return avx2.is_some() && crate::groups::has(format);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (avx2, format);
+        false
+    }
 }
 
 /// Whether `input` is what [`prepare`] would make for `format`.
@@ -103,8 +111,8 @@ pub(crate) fn matmul(
         for segment in &band.segments {
             let (row0, n_rows) = (row - band.rows.start, step.min(band.rows.end - row));
             let first = segment.cols.start == 0;
-            match input {
-                Input::Float(x) => {
+            match (input, avx2) {
+                (Input::Float(x), avx2) => {
                     let x = &x[segment.cols.start..];
                     let tile = Tile {
                         segment,
@@ -124,13 +132,14 @@ pub(crate) fn matmul(
                         _ => scalar::tile(w.format, &tile),
                     }
                 }
-                Input::Quantized(x) => {
+                #[cfg(target_arch = "x86_64")]
+                (Input::Quantized(x), Some(avx2)) => {
                     let x = &x[segment.cols.start / 32..];
                     let x_stride = x_cols / 32;
                     let tile = Tile { segment, row0, n_rows, x, x_stride, n_tokens, out, out0: row, out_stride, first };
-                    let avx2 = avx2.expect("quantized input is made for AVX2 alone");
                     quantized::tile(avx2, w.format, &tile);
                 }
+                (Input::Quantized(_), _) => unreachable!("quantized input is made for AVX2 alone"),
             }
         }
     });
