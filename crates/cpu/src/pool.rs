@@ -3,16 +3,41 @@
 //! A forward pass is some hundred short parallel stages with a barrier after each; at 30 tokens a second that is one
 //! stage every 100 µs, so waking a sleeping thread for each would cost more than the work. Workers therefore spin for a
 //! while after a stage, and sleep only when the next one does not come.
+//!
+//! A stage waits for the workers that take part in it, never for one that the system has not let run yet: where other
+//! programs hold the cores, the caller does the work alone instead of waiting at every barrier.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Spins before a thread sleeps: about 100 µs, longer than the serial stretches between the stages of one token.
-const SPINS: usize = 20_000;
+/// Spins before a thread offers its core to others, some 10 µs, and offers before it sleeps, some 100 µs: longer than the
+/// serial stretches between the stages of one token.
+const SPINS: usize = 1_000;
+const YIELDS: usize = 300;
+
+/// Waits in a loop: `wait_a_little(n)` for n = 0, 1, …
+fn wait_a_little(n: usize) {
+    if n < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+}
+
+/// What [`Shared::stage`] counts: the stages begun, whether the last one may still be entered, and who is in it.
+mod stage {
+    /// Workers in the stage: the lowest bits.
+    pub const WORKERS: u64 = OPEN - 1;
+    /// The stage may be entered.
+    pub const OPEN: u64 = 1 << 15;
+    /// One stage more.
+    pub const NEXT: u64 = 1 << 16;
+
+    /// The number of a stage.
+    pub fn number(stage: u64) -> u64 {
+        stage / NEXT
+    }
+}
 
 /// A fixed set of threads that runs one job at a time; the caller's thread is one of them.
 pub struct Pool {
@@ -23,14 +48,12 @@ pub struct Pool {
 }
 
 struct Shared {
-    /// Counts the jobs; a worker runs the job when it sees a new count.
-    generation: AtomicUsize,
-    /// The job of this generation. Written only while no worker is running, before `generation` moves.
+    /// See [`stage`].
+    stage: AtomicU64,
+    /// The job of this stage. Written only while the stage is closed and nobody is in it.
     job: UnsafeCell<Job>,
     /// The next task to hand out.
     next: AtomicUsize,
-    /// Workers that have not finished this generation.
-    running: AtomicUsize,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
     asleep: Mutex<usize>,
@@ -44,8 +67,9 @@ struct Job {
     n_tasks: usize,
 }
 
-// SAFETY: `job` is written by `Pool::run` alone (it holds `turn`) while `running` is 0, and read by workers only after
-// they saw the generation that was published (release/acquire) after the write. The pointer in it is to a `Sync` closure.
+// SAFETY: `job` is written by `Pool::run` alone (it holds `turn`) while the stage is closed and empty, and read by workers
+// only after they entered an open stage, which was opened (release/acquire) after the write. The pointer in it is to a
+// `Sync` closure.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it is tied to a thread.
 unsafe impl Send for Shared {}
@@ -60,10 +84,9 @@ impl Pool {
     pub fn new(n_threads: usize) -> Pool {
         let idle: &'static (dyn Fn(usize) + Sync) = &|_| {};
         let shared = Arc::new(Shared {
-            generation: AtomicUsize::new(0),
+            stage: AtomicU64::new(0),
             job: UnsafeCell::new(Job { task: idle, n_tasks: 0 }),
             next: AtomicUsize::new(0),
-            running: AtomicUsize::new(0),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
             asleep: Mutex::new(0),
@@ -95,25 +118,25 @@ impl Pool {
         }
         let _turn = lock(&self.turn);
         let shared = &*self.shared;
-        // SAFETY: only the lifetime is erased. This function does not return before `running` is 0 again, and no
-        // worker touches the job after it has counted itself down.
+        // SAFETY: only the lifetime is erased. This function does not return before the stage is closed and empty, and
+        // a worker touches the job only between entering and leaving.
         let task: *const (dyn Fn(usize) + Sync) =
             unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
-        // SAFETY: we hold `turn` and the last `run` waited for `running == 0`, so nobody reads the job now.
+        // SAFETY: we hold `turn` and the last `run` left the stage closed and empty, so nobody reads the job now.
         unsafe { *shared.job.get() = Job { task, n_tasks } };
         shared.next.store(0, Ordering::Relaxed);
-        shared.running.store(self.workers.len(), Ordering::Relaxed);
-        shared.generation.fetch_add(1, Ordering::Release);
-        // A worker checks the generation again under this lock before it sleeps, so none can miss it.
+        shared.stage.fetch_add(stage::NEXT | stage::OPEN, Ordering::Release);
+        // A worker looks at the stage again under this lock before it sleeps, so none can miss it.
         if *lock(&shared.asleep) > 0 {
             shared.wake.notify_all();
         }
         shared.run_tasks();
-        let mut spins = 0;
-        while shared.running.load(Ordering::Acquire) != 0 {
-            spins += 1;
-            // On a machine with fewer free cores than threads the last worker may need ours.
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        // All tasks are handed out: who is not in the stage by now has nothing to do in it.
+        shared.stage.fetch_and(!stage::OPEN, Ordering::Relaxed);
+        let mut waits = 0;
+        while shared.stage.load(Ordering::Acquire) & stage::WORKERS != 0 {
+            wait_a_little(waits);
+            waits += 1;
         }
         let panic = lock(&shared.panic).take();
         if let Some(panic) = panic {
@@ -124,8 +147,8 @@ impl Pool {
 
 impl Shared {
     fn run_tasks(&self) {
-        // SAFETY: called by `run` after it wrote the job, or by a worker that saw the new generation (acquire); the
-        // job is not written again before all workers have counted down.
+        // SAFETY: called by `run` after it wrote the job, or by a worker that entered the stage (acquire); the job is not
+        // written again before the stage is closed and empty.
         let Job { task, n_tasks } = unsafe { *self.job.get() };
         let result = catch_unwind(AssertUnwindSafe(|| {
             loop {
@@ -147,28 +170,40 @@ impl Shared {
     fn work(&self) {
         let mut seen = 0;
         loop {
-            let mut spins = 0;
-            while self.generation.load(Ordering::Acquire) == seen {
-                spins += 1;
-                if spins < SPINS {
-                    std::hint::spin_loop();
-                    continue;
-                }
-                let mut asleep = lock(&self.asleep);
-                *asleep += 1;
-                while self.generation.load(Ordering::Acquire) == seen && !self.stop.load(Ordering::Relaxed) {
-                    asleep = self.wake.wait(asleep).unwrap_or_else(PoisonError::into_inner);
-                }
-                *asleep -= 1;
-                if self.stop.load(Ordering::Relaxed) {
-                    return;
-                }
+            seen = match self.next_stage(seen) {
+                Some(number) => number,
+                None => return,
+            };
+            if self.enter(seen) {
+                self.run_tasks();
+                self.stage.fetch_sub(1, Ordering::Release);
             }
-            // `run` publishes one generation at a time and waits for it, so this is the next one.
-            seen = seen.wrapping_add(1);
-            self.run_tasks();
-            self.running.fetch_sub(1, Ordering::Release);
         }
+    }
+
+    /// Waits for a stage other than `seen`; none when the pool ends.
+    fn next_stage(&self, seen: u64) -> Option<u64> {
+        let number = || stage::number(self.stage.load(Ordering::Relaxed));
+        for waits in 0..SPINS + YIELDS {
+            if number() != seen {
+                return Some(number());
+            }
+            wait_a_little(waits);
+        }
+        let mut asleep = lock(&self.asleep);
+        *asleep += 1;
+        while number() == seen && !self.stop.load(Ordering::Relaxed) {
+            asleep = self.wake.wait(asleep).unwrap_or_else(PoisonError::into_inner);
+        }
+        *asleep -= 1;
+        (!self.stop.load(Ordering::Relaxed)).then(number)
+    }
+
+    /// Enters a stage, unless it is closed or over.
+    fn enter(&self, number: u64) -> bool {
+        let open = |stage: u64| stage::number(stage) == number && stage & stage::OPEN != 0;
+        let enter = |stage| open(stage).then_some(stage + 1);
+        self.stage.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_ok()
     }
 }
 
