@@ -36,6 +36,11 @@ impl Cpu {
         Cpu { pool: Pool::new(n_threads), avx2: Avx2::detect() }
     }
 
+    /// The same without AVX-VNNI: what most processors with AVX2 run. For tests and comparisons.
+    pub fn without_vnni(n_threads: usize) -> Cpu {
+        Cpu { pool: Pool::new(n_threads), avx2: Avx2::detect().map(Avx2::without_vnni) }
+    }
+
     /// The same without SIMD: what a processor without AVX2 runs. For tests and comparisons.
     pub fn scalar(n_threads: usize) -> Cpu {
         Cpu { pool: Pool::new(n_threads), avx2: None }
@@ -59,7 +64,11 @@ impl Backend for Cpu {
     type KvCache = KvCache;
 
     fn describe(&self) -> String {
-        let instructions = if self.avx2.is_some() { "AVX2+FMA" } else { "scalar" };
+        let instructions = match self.avx2 {
+            Some(avx2) if avx2.vnni() => "AVX2+FMA+VNNI",
+            Some(_) => "AVX2+FMA",
+            None => "scalar",
+        };
         format!("CPU, {instructions}, {} threads", self.n_threads())
     }
 

@@ -8,6 +8,8 @@ use crate::capability::Avx2;
 pub(crate) struct ActBlock {
     /// In -127..=127.
     pub q: [i8; 32],
+    /// Minus the sum of each four of `q`: what the offset of a weight's code is multiplied with.
+    pub minus_fours: [i32; 8],
     /// The scale: largest magnitude / 127.
     pub d: f32,
     /// `d · Σ q` over the first and over the last 16: what a weight's minimum is multiplied with.
@@ -35,12 +37,14 @@ fn quantize(values: &[f32; 32]) -> ActBlock {
     let d = max / 127.0;
     let inverse = if max == 0.0 { 0.0 } else { 127.0 / max };
     let mut q = [0i8; 32];
+    let mut minus_fours = [0i32; 8];
     let mut sums = [0i32; 2];
     for (i, (q, v)) in q.iter_mut().zip(values).enumerate() {
         *q = (v * inverse).round_ties_even() as i8;
+        minus_fours[i / 4] -= i32::from(*q);
         sums[i / 16] += i32::from(*q);
     }
-    ActBlock { q, d, sums: sums.map(|sum| d * sum as f32) }
+    ActBlock { q, minus_fours, d, sums: sums.map(|sum| d * sum as f32) }
 }
 
 /// The same values as [`quantize`], eight at a time.
@@ -68,18 +72,21 @@ unsafe fn quantize_row_avx2(row: &[f32], out: &mut [ActBlock]) {
         let words = [_mm256_packs_epi32(i[0], i[1]), _mm256_packs_epi32(i[2], i[3])];
         let bytes = _mm256_packs_epi16(words[0], words[1]);
         let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        // SAFETY: 32 bytes.
-        unsafe { _mm256_storeu_si256(block.q.as_mut_ptr().cast(), bytes) };
-        let ones = _mm256_set1_epi8(1);
-        let pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(ones, bytes), _mm256_set1_epi16(1));
+        let fours = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+        // SAFETY: 32 bytes each.
+        unsafe {
+            _mm256_storeu_si256(block.q.as_mut_ptr().cast(), bytes);
+            let minus_fours = _mm256_sub_epi32(_mm256_setzero_si256(), fours);
+            _mm256_storeu_si256(block.minus_fours.as_mut_ptr().cast(), minus_fours);
+        }
         let sum = |half: __m128i| {
             let half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0b01_00_11_10));
             _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0b00_00_00_01)))
         };
         block.d = max / 127.0;
         block.sums = [
-            block.d * sum(_mm256_castsi256_si128(pairs)) as f32,
-            block.d * sum(_mm256_extracti128_si256(pairs, 1)) as f32,
+            block.d * sum(_mm256_castsi256_si128(fours)) as f32,
+            block.d * sum(_mm256_extracti128_si256(fours, 1)) as f32,
         ];
     }
 }
@@ -103,7 +110,7 @@ mod tests {
         quantize_row(&row, &mut a, None);
         quantize_row(&row, &mut b, Some(avx2));
         for ((a, b), values) in a.iter().zip(&b).zip(row.chunks(32)) {
-            assert_eq!((a.q, a.d, a.sums), (b.q, b.d, b.sums));
+            assert_eq!((a.q, a.minus_fours, a.d, a.sums), (b.q, b.minus_fours, b.d, b.sums));
             for (q, v) in a.q.iter().zip(values) {
                 // Half a step, and the rounding of d.
                 assert!((f32::from(*q) * a.d - v).abs() <= a.d * 0.5001);

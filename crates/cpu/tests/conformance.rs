@@ -23,3 +23,8 @@ fn best_instructions_three_threads() {
 fn scalar() {
     conformance::run(&Cpu::scalar(2), seed());
 }
+
+#[test]
+fn without_vnni() {
+    conformance::run(&Cpu::without_vnni(2), seed());
+}

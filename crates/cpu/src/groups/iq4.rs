@@ -24,7 +24,6 @@ pub struct IQ4_NL;
 impl Groups for IQ4_NL {
     const FORMAT: Format = Format::IQ4_NL;
     const PER_BLOCK: usize = 1;
-    const HAS_MIN: bool = false;
 
     #[inline(always)]
     unsafe fn unpack(block: *const u8, mut f: impl FnMut(usize, Group)) {
@@ -46,7 +45,6 @@ pub struct IQ4_XS;
 impl Groups for IQ4_XS {
     const FORMAT: Format = Format::IQ4_XS;
     const PER_BLOCK: usize = 8;
-    const HAS_MIN: bool = false;
 
     #[inline(always)]
     unsafe fn unpack(block: *const u8, mut f: impl FnMut(usize, Group)) {

@@ -33,13 +33,14 @@ use puna_format::Format;
 use std::arch::x86_64::*;
 
 /// 32 consecutive weights of a row: byte i of `q` belongs to weight i, and
-/// weight i = scale\[i / 16\] · q\[i\] − min\[i / 16\].
+/// weight i = scale\[i / 16\] · (q\[i\] − [`OFFSET`](Groups::OFFSET)) − min\[i / 16\].
 ///
 /// Lanes 0..4 of `scale` and `min` hold the factor of weights 0..16, lanes 4..8 that of weights 16..32: as the lanes of
 /// the sums that `_mm256_maddubs_epi16` and `_mm256_madd_epi16` make of `q`.
 #[derive(Clone, Copy)]
 pub struct Group {
-    /// The codes: 0..=127 if the format [has a minimum](Groups::HAS_MIN), else −128..=127.
+    /// The codes: −128..=127 if the format has neither [a minimum](Groups::HAS_MIN) nor [an offset](Groups::OFFSET), which
+    /// costs a product instructions for the signs; else 0..=127.
     pub q: __m256i,
     /// Value of a step.
     pub scale: __m256,
@@ -55,9 +56,11 @@ pub trait Groups: 'static {
     /// Groups in a block: 1 or 8.
     const PER_BLOCK: usize;
 
-    /// Whether `min` is used. Then `q` is unsigned and below 128, so that a product needs no handling of signs.
-    /// Without it `q` is signed and `min` is zero.
-    const HAS_MIN: bool;
+    /// Whether `min` is used; otherwise it is zero.
+    const HAS_MIN: bool = false;
+
+    /// What is to be subtracted from the codes: cheaper from a sum of products than from each code.
+    const OFFSET: i8 = 0;
 
     /// Calls `f` with the place of a group within the block and the group, in order, for each group of a block.
     ///
@@ -192,14 +195,11 @@ mod tests {
                 let scale: [f32; 8] = std::mem::transmute(group.scale);
                 let min: [f32; 8] = std::mem::transmute(group.min);
                 for (i, &q) in q.iter().enumerate() {
-                    if G::HAS_MIN {
-                        assert!(q >= 0);
-                    } else {
-                        assert_eq!(min, [0.0; 8]);
-                    }
+                    assert!(q >= 0 || !G::HAS_MIN && G::OFFSET == 0);
+                    assert!(G::HAS_MIN || min == [0.0; 8]);
                     // The lane of the sum of four neighbouring products.
                     let lane = i / 4;
-                    let term = scale[lane] * f32::from(q);
+                    let term = scale[lane] * f32::from(q - G::OFFSET);
                     weights.push((term - min[lane], term.abs().max(min[lane].abs())));
                 }
             });

@@ -23,13 +23,13 @@ unsafe fn scales(at: *const u8) -> __m128i {
     }
 }
 
-/// [`Format::Q3_K`]: q is the code − 4.
+/// [`Format::Q3_K`]
 pub struct Q3_K;
 
 impl Groups for Q3_K {
     const FORMAT: Format = Format::Q3_K;
     const PER_BLOCK: usize = 8;
-    const HAS_MIN: bool = false;
+    const OFFSET: i8 = 4;
 
     #[inline(always)]
     unsafe fn unpack(block: *const u8, mut f: impl FnMut(usize, Group)) {
@@ -50,8 +50,7 @@ impl Groups for Q3_K {
             for i in 0..4 {
                 // SAFETY: the caller's promise.
                 let group = unsafe {
-                    let code = _mm256_or_si256(and(low, 3), and(third, 4));
-                    let q = _mm256_sub_epi8(code, _mm256_set1_epi8(4));
+                    let q = _mm256_or_si256(and(low, 3), and(third, 4));
                     Group { q, scale: scales.next(), min: _mm256_setzero_ps() }
                 };
                 f(4 * half + i, group);

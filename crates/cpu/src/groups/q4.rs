@@ -5,20 +5,20 @@ use puna_format::{BlockQ4_0, BlockQ4_1, Format};
 use std::arch::x86_64::*;
 use std::mem::offset_of;
 
-/// [`Format::Q4_0`]: q is the code − 8.
+/// [`Format::Q4_0`]
 pub struct Q4_0;
 
 impl Groups for Q4_0 {
     const FORMAT: Format = Format::Q4_0;
     const PER_BLOCK: usize = 1;
-    const HAS_MIN: bool = false;
+    const OFFSET: i8 = 8;
 
     #[inline(always)]
     unsafe fn unpack(block: *const u8, mut f: impl FnMut(usize, Group)) {
         // SAFETY: the caller's promise; all offsets lie within the block.
         let group = unsafe {
             Group {
-                q: _mm256_sub_epi8(nibbles(block.add(offset_of!(BlockQ4_0, qs))), _mm256_set1_epi8(8)),
+                q: nibbles(block.add(offset_of!(BlockQ4_0, qs))),
                 scale: f16(block.add(offset_of!(BlockQ4_0, d))),
                 min: _mm256_setzero_ps(),
             }

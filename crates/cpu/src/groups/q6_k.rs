@@ -5,13 +5,13 @@ use puna_format::{BlockQ6_K, Format};
 use std::arch::x86_64::*;
 use std::mem::offset_of;
 
-/// [`Format::Q6_K`]: q is the code − 32.
+/// [`Format::Q6_K`]
 pub struct Q6_K;
 
 impl Groups for Q6_K {
     const FORMAT: Format = Format::Q6_K;
     const PER_BLOCK: usize = 8;
-    const HAS_MIN: bool = false;
+    const OFFSET: i8 = 32;
 
     #[inline(always)]
     unsafe fn unpack(block: *const u8, mut f: impl FnMut(usize, Group)) {
@@ -33,8 +33,7 @@ impl Groups for Q6_K {
                     let group = unsafe {
                         let low = _mm256_loadu_si256(block.add(offset_of!(BlockQ6_K, ql) + 64 * half + 32 * i).cast());
                         let low = if upper == 0 { low } else { _mm256_srli_epi16::<4>(low) };
-                        let code = _mm256_or_si256(and(low, 15), and(high, 0x30));
-                        let q = _mm256_sub_epi8(code, _mm256_set1_epi8(32));
+                        let q = _mm256_or_si256(and(low, 15), and(high, 0x30));
                         Group { q, scale: scales.next(), min: _mm256_setzero_ps() }
                     };
                     f(4 * half + 2 * upper + i, group);

@@ -11,7 +11,6 @@ pub struct Q8_0;
 impl Groups for Q8_0 {
     const FORMAT: Format = Format::Q8_0;
     const PER_BLOCK: usize = 1;
-    const HAS_MIN: bool = false;
 
     #[inline(always)]
     unsafe fn unpack(block: *const u8, mut f: impl FnMut(usize, Group)) {

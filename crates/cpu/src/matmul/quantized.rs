@@ -19,6 +19,12 @@ const AHEAD: usize = 4096;
 /// Groups between two requests: 256 weights are some cache lines in any format.
 const STRETCH: usize = 8;
 
+/// Tokens that meet two rows at once. With a fourth, and signs to handle, the sums no longer stay in sixteen registers: a
+/// quarter slower; without the signs a tenth faster.
+const fn tokens_at_once<G: Groups>() -> usize {
+    if G::HAS_MIN { 4 } else { 3 }
+}
+
 /// Rows unpacked at once for a batch.
 const ROWS: usize = 16;
 
@@ -31,33 +37,92 @@ struct Unpacked {
     min: [f32; 2],
 }
 
-pub(super) fn tile(_: Avx2, format: Format, tile: &Tile<'_, '_, ActBlock>) {
+pub(super) fn tile(avx2: Avx2, format: Format, tile: &Tile<'_, '_, ActBlock>) {
     let n_groups = tile.segment.cols.len() / 32;
     assert!(tile.n_tokens == 0 || tile.x.len() >= (tile.n_tokens - 1) * tile.x_stride + n_groups);
     groups::with!(format, G => {
         // SAFETY: the token proves the instructions, the assertion the inputs; rows hold whole blocks.
-        unsafe { if tile.n_tokens == 1 { one_token::<G>(tile) } else { many_tokens::<G>(tile) } }
+        unsafe { if avx2.vnni() { with_vnni::<G>(tile) } else { without_vnni::<G>(tile) } }
     }, else unreachable!("{format} has no groups"));
 }
 
+/// # Safety
+/// AVX2, FMA, F16C and AVX-VNNI exist, and `tile.x` has the segment's groups of all tokens.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn with_vnni<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
+    // SAFETY: the caller's promise.
+    unsafe { if tile.n_tokens == 1 { one_token::<G, Vnni>(tile) } else { many_tokens::<G, Vnni>(tile) } }
+}
+
+/// # Safety
+/// AVX2, FMA and F16C exist, and `tile.x` has the segment's groups of all tokens.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn without_vnni<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
+    // SAFETY: the caller's promise.
+    unsafe { if tile.n_tokens == 1 { one_token::<G, Pairs>(tile) } else { many_tokens::<G, Pairs>(tile) } }
+}
+
+/// How bytes are multiplied and added by fours. Exact, so all ways agree in every bit.
+///
+/// Like all below, `dot` is always inlined and carries no `#[target_feature]`: it becomes part of the two functions above.
+trait Dot {
+    /// `sums[i] + Σ u[4i..4i + 4] · s[4i..4i + 4]`, `u` unsigned and at most 128, `s` signed and at least −127.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn dot(sums: __m256i, u: __m256i, s: __m256i) -> __m256i;
+}
+
+/// AVX2: by pairs, then by fours.
+struct Pairs;
+
+impl Dot for Pairs {
+    #[inline(always)]
+    unsafe fn dot(sums: __m256i, u: __m256i, s: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            // Pairs add up to at most 2 · 128 · 127 < 2¹⁵: no saturation.
+            let pairs = _mm256_maddubs_epi16(u, s);
+            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+}
+
+/// AVX-VNNI: at once.
+struct Vnni;
+
+impl Dot for Vnni {
+    #[inline(always)]
+    unsafe fn dot(sums: __m256i, u: __m256i, s: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_dpbusd_avx_epi32(sums, u, s) }
+    }
+}
+
 /// Adds one group's product to the sums. The only place where products are formed, so all paths agree in every bit.
+/// `offset` is subtracted from every code.
 ///
 /// # Safety
-/// AVX2 and FMA exist.
+/// AVX2 and FMA exist, and what `D` needs.
 #[inline(always)]
-unsafe fn accumulate<G: Groups>(sums: __m256, group: Group, x: &ActBlock) -> __m256 {
-    // SAFETY: the caller vouches for the instructions; a block has 32 bytes of q.
+unsafe fn accumulate<G: Groups, D: Dot>(sums: __m256, group: Group, offset: i8, x: &ActBlock) -> __m256 {
+    // SAFETY: the caller vouches for the instructions; a block has 32 bytes of q and of minus_fours.
     unsafe {
         let q = _mm256_loadu_si256(x.q.as_ptr().cast());
         let d = _mm256_set1_ps(x.d);
-        // Bytes times bytes wants one side unsigned. Pairs add up to at most 2 · 128 · 127 < 2¹⁵: no saturation.
-        let pairs = if G::HAS_MIN {
-            _mm256_maddubs_epi16(group.q, q)
+        // Bytes times bytes wants one side unsigned.
+        let products = if !G::HAS_MIN && offset == 0 {
+            let magnitudes = _mm256_sign_epi8(group.q, group.q);
+            D::dot(_mm256_setzero_si256(), magnitudes, _mm256_sign_epi8(q, group.q))
         } else {
-            _mm256_maddubs_epi16(_mm256_sign_epi8(group.q, group.q), _mm256_sign_epi8(q, group.q))
+            let minus_fours = _mm256_loadu_si256(x.minus_fours.as_ptr().cast());
+            let start = match offset {
+                0 => _mm256_setzero_si256(),
+                _ => _mm256_mullo_epi32(minus_fours, _mm256_set1_epi32(offset.into())),
+            };
+            D::dot(start, group.q, q)
         };
-        let products = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-        let sums = _mm256_fmadd_ps(products, _mm256_mul_ps(group.scale, d), sums);
+        let sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_mul_ps(group.scale, d), sums);
         if G::HAS_MIN {
             // One lane of each half carries the half's sum of activations.
             let halves = _mm256_set_m128(_mm_set_ss(x.sums[1]), _mm_set_ss(x.sums[0]));
@@ -83,9 +148,9 @@ fn request(rows: [&[u8]; 2], from: usize, n_bytes: usize) {
 /// Weights are unpacked in registers as they stream by, two rows at a time.
 ///
 /// # Safety
-/// AVX2, FMA and F16C exist, and `tile.x` has the segment's groups.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn one_token<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
+/// AVX2, FMA, F16C and what `D` needs exist, and `tile.x` has the segment's groups.
+#[inline(always)]
+unsafe fn one_token<G: Groups, D: Dot>(tile: &Tile<'_, '_, ActBlock>) {
     let info = G::FORMAT.info();
     let n_blocks = tile.segment.cols.len() / info.block_elems;
     let x = &tile.x[..n_blocks * G::PER_BLOCK];
@@ -97,7 +162,8 @@ unsafe fn one_token<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
         if row == 0 {
             request(rows, 0, AHEAD);
         }
-        let mut sums = [_mm256_setzero_ps(); 2];
+        // SAFETY: AVX exists.
+        let mut sums = unsafe { [_mm256_setzero_ps(); 2] };
         for (stretch, x) in x.chunks(STRETCH).enumerate() {
             let offset = stretch * stretch_bytes;
             // At the end of a row its stream goes on with the row after next.
@@ -108,15 +174,33 @@ unsafe fn one_token<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
                     // SAFETY: a row holds n_blocks blocks; x has PER_BLOCK groups and so the index exists.
                     unsafe {
                         let weights = row.as_ptr().add(offset + block * info.block_bytes);
-                        G::unpack(weights, |i, group| *sum = accumulate::<G>(*sum, group, x.get_unchecked(i)));
+                        G::unpack(weights, |i, group| {
+                            *sum = accumulate::<G, D>(*sum, group, G::OFFSET, x.get_unchecked(i));
+                        });
                     }
                 }
             }
         }
         for r in 0..n_rows {
-            tile.put(0, row + r, sum8(sums[r]));
+            // SAFETY: AVX2 exists.
+            tile.put(0, row + r, unsafe { sum8(sums[r]) });
         }
         row += n_rows;
+    }
+}
+
+/// Puts the products of the first `n_rows` of two rows with `C` tokens in their places.
+fn put<const C: usize>(
+    tile: &Tile<'_, '_, ActBlock>,
+    token: usize,
+    row: usize,
+    n_rows: usize,
+    products: [[f32; C]; 2],
+) {
+    for (r, products) in products[..n_rows].iter().enumerate() {
+        for (c, product) in products.iter().enumerate() {
+            tile.put(token + c, row + r, *product);
+        }
     }
 }
 
@@ -124,8 +208,8 @@ unsafe fn one_token<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
 ///
 /// # Safety
 /// As [`one_token`], for all of the tile's tokens.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn many_tokens<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
+#[inline(always)]
+unsafe fn many_tokens<G: Groups, D: Dot>(tile: &Tile<'_, '_, ActBlock>) {
     let info = G::FORMAT.info();
     let n_blocks = tile.segment.cols.len() / info.block_elems;
     let n_groups = n_blocks * G::PER_BLOCK;
@@ -140,7 +224,9 @@ unsafe fn many_tokens<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
                     let out = weights.as_mut_ptr().add(row * n_groups + block * G::PER_BLOCK);
                     G::unpack(bytes.as_ptr().add(block * info.block_bytes), |i, group| {
                         let out = &mut *out.add(i);
-                        _mm256_storeu_si256(out.q.as_mut_ptr().cast(), group.q);
+                        // Many tokens share the subtraction.
+                        let q = _mm256_sub_epi8(group.q, _mm256_set1_epi8(G::OFFSET));
+                        _mm256_storeu_si256(out.q.as_mut_ptr().cast(), q);
                         out.scale = halves(group.scale);
                         out.min = halves(group.min);
                     });
@@ -149,7 +235,7 @@ unsafe fn many_tokens<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
         }
         let mut token = 0;
         while token < tile.n_tokens {
-            let n_tokens = (tile.n_tokens - token).min(4);
+            let n_tokens = (tile.n_tokens - token).min(tokens_at_once::<G>());
             for row in (0..n_rows).step_by(2) {
                 // SAFETY: `weights` has ROWS rows (one past n_rows holds old values, whose products are dropped) and
                 // the tokens exist.
@@ -158,10 +244,10 @@ unsafe fn many_tokens<G: Groups>(tile: &Tile<'_, '_, ActBlock>) {
                     let x = tile.x.as_ptr().add(token * tile.x_stride);
                     let n_rows = (n_rows - row).min(2);
                     match n_tokens {
-                        4 => product::<G, 4>(tile, n_groups, w, x, row0 + row, n_rows, token),
-                        3 => product::<G, 3>(tile, n_groups, w, x, row0 + row, n_rows, token),
-                        2 => product::<G, 2>(tile, n_groups, w, x, row0 + row, n_rows, token),
-                        _ => product::<G, 1>(tile, n_groups, w, x, row0 + row, n_rows, token),
+                        4 => put(tile, token, row0 + row, n_rows, product::<G, D, 4>(n_groups, w, x, tile.x_stride)),
+                        3 => put(tile, token, row0 + row, n_rows, product::<G, D, 3>(n_groups, w, x, tile.x_stride)),
+                        2 => put(tile, token, row0 + row, n_rows, product::<G, D, 2>(n_groups, w, x, tile.x_stride)),
+                        _ => put(tile, token, row0 + row, n_rows, product::<G, D, 1>(n_groups, w, x, tile.x_stride)),
                     }
                 }
             }
@@ -180,26 +266,22 @@ unsafe fn halves(v: __m256) -> [f32; 2] {
     unsafe { [_mm256_cvtss_f32(v), _mm_cvtss_f32(_mm256_extractf128_ps(v, 1))] }
 }
 
-/// Two rows by `C` tokens.
+/// Two rows by `C` tokens, at most [`tokens_at_once`]: `w` has the rows, `x` the tokens, `x_stride` apart, all of `n_groups` groups.
 ///
 /// # Safety
-/// AVX2, FMA and F16C exist; `w` has two rows of `n_groups`, `x` has `C` tokens of `n_groups`, `tile.x_stride` apart.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn product<G: Groups, const C: usize>(
-    tile: &Tile<'_, '_, ActBlock>,
+/// AVX2, FMA, F16C and what `D` needs exist, and so do the groups.
+#[inline(always)]
+unsafe fn product<G: Groups, D: Dot, const C: usize>(
     n_groups: usize,
     w: *const Unpacked,
     x: *const ActBlock,
-    row: usize,
-    n_rows: usize,
-    token: usize,
-) {
-    let mut sums = [[_mm256_setzero_ps(); C]; 2];
-    for g in 0..n_groups {
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: group g of row r and of the C tokens exists by the contract.
-            unsafe {
+    x_stride: usize,
+) -> [[f32; C]; 2] {
+    // SAFETY: the caller's promises; group g of both rows and of the C tokens exists.
+    unsafe {
+        let mut sums = [[_mm256_setzero_ps(); C]; 2];
+        for g in 0..n_groups {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let w = &*w.add(r * n_groups + g);
                 let group = Group {
                     q: _mm256_loadu_si256(w.q.as_ptr().cast()),
@@ -207,14 +289,10 @@ unsafe fn product<G: Groups, const C: usize>(
                     min: _mm256_set_m128(_mm_set1_ps(w.min[1]), _mm_set1_ps(w.min[0])),
                 };
                 for (c, sum) in sums.iter_mut().enumerate() {
-                    *sum = accumulate::<G>(*sum, group, &*x.add(c * tile.x_stride + g));
+                    *sum = accumulate::<G, D>(*sum, group, 0, &*x.add(c * x_stride + g));
                 }
             }
         }
-    }
-    for r in 0..n_rows {
-        for c in 0..C {
-            tile.put(token + c, row + r, sum8(sums[r][c]));
-        }
+        sums.map(|row| row.map(|sums| sum8(sums)))
     }
 }
