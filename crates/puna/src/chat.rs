@@ -117,8 +117,11 @@ impl Chat {
         }
         let Some(command) = line.strip_prefix('/') else {
             self.conversation.messages.push(Message::user(line));
-            self.answer()?;
-            return Ok(Next::Line);
+            let answered = self.answer();
+            if answered.is_err() {
+                self.conversation.messages.pop();
+            }
+            return answered.map(|()| Next::Line);
         };
         let (command, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         let rest = rest.trim();
@@ -138,8 +141,12 @@ impl Chat {
             }
             "retry" => {
                 let said = self.last_user().context("/retry: expected a message to answer, found none yet")?;
-                self.conversation.messages.truncate(said + 1);
-                self.answer()?;
+                let before = self.conversation.messages.split_off(said + 1);
+                let answered = self.answer();
+                if answered.is_err() {
+                    self.conversation.messages.extend(before);
+                }
+                answered?;
             }
             "undo" => {
                 let said = self.last_user().context("/undo: expected a message to take back, found none yet")?;
@@ -173,16 +180,8 @@ impl Chat {
         self.conversation.messages.iter().rposition(|message| message.role == Role::User)
     }
 
-    /// Answers the conversation's last message; takes it back if that fails.
+    /// Answers the conversation's last message. An error leaves the conversation as it was.
     fn answer(&mut self) -> Result<()> {
-        let result = self.try_answer();
-        if result.is_err() {
-            self.conversation.messages.pop();
-        }
-        result
-    }
-
-    fn try_answer(&mut self) -> Result<()> {
         self.interrupted.store(false, Ordering::Relaxed);
         let prompt = self.format.write(&self.conversation)?.encode(self.session.tokenizer())?;
         let answer = stream(&mut self.session, &prompt, &self.options, true, &self.interrupted);
