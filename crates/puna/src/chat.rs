@@ -4,6 +4,7 @@ use crate::chat_format::read_conversation;
 use crate::model::decode_figures;
 use crate::prompt::ChatFormat;
 use crate::run::stream;
+use crate::show;
 use anyhow::{Context, Result, bail};
 use etcetera::BaseStrategy;
 use puna_session::{Options, Session};
@@ -62,7 +63,7 @@ pub fn run(session: Session, format: ChatFormat, conversation: Conversation, opt
                 match chat.line(&line) {
                     Ok(Next::Line) => {}
                     Ok(Next::Leave) => return Ok(()),
-                    Err(error) => eprintln!("error: {error:#}"),
+                    Err(error) => eprintln!("{}", show::error(&error)),
                 }
             }
             Err(ReadlineError::Interrupted) => eprintln!("Ctrl-D or /exit to leave"),
@@ -129,7 +130,7 @@ impl Chat {
             "help" | "?" => eprintln!("{HELP}"),
             "exit" | "quit" | "bye" => return Ok(Next::Leave),
             "system" if rest.is_empty() => match self.system() {
-                Some(Message { content: Content::Text(text), .. }) => eprintln!("{text}"),
+                Some(Message { content: Content::Text(text), .. }) => eprintln!("{}", show::harmless(text)),
                 _ => eprintln!("no instructions"),
             },
             "system" => {

@@ -1,6 +1,7 @@
 //! `puna chat-format`: the exact text and token ids that a conversation becomes.
 
 use crate::prompt::{ChatArgs, ChatFormat};
+use crate::show;
 use anyhow::{Context, Result, bail};
 use puna_text::chat::{Conversation, Message, Segment};
 use serde::Deserialize;
@@ -46,11 +47,12 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     // On a terminal, special tokens stand out from text that looks like them.
-    let (on, off) = if out.is_terminal() { ("\x1b[1;36m", "\x1b[0m") } else { ("", "") };
+    let on_terminal = out.is_terminal();
     for segment in prompt.segments() {
         match segment {
-            Segment::Special(name) => write!(out, "{on}{name}{off}")?,
-            Segment::Text(text) => write!(out, "{text}")?,
+            Segment::Special(name) if on_terminal => write!(out, "\x1b[1;36m{}\x1b[0m", show::harmless(name))?,
+            Segment::Text(text) if on_terminal => write!(out, "{}", show::harmless(text))?,
+            Segment::Special(text) | Segment::Text(text) => write!(out, "{text}")?,
             Segment::Cut => {}
         }
     }

@@ -227,7 +227,7 @@ fn tokenizer(checkpoint: &Checkpoint) -> String {
         TokenizerSource::Tiktoken(file) | TokenizerSource::TokenizerJson(file) => {
             file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
         }
-        TokenizerSource::Gguf(vocabulary) => format!("in the GGUF's metadata ({})", vocabulary.model),
+        TokenizerSource::Gguf(vocabulary) => format!("in the GGUF's metadata ({:?})", vocabulary.model),
         TokenizerSource::None => "no tokenizer".to_owned(),
     }
 }

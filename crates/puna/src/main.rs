@@ -57,8 +57,7 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough, e.g. `| head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // What it quotes may come from a stranger's file: one line, and no command to the terminal.
-            eprintln!("error: {}", show::harmless(&format!("{error:#}")).replace('\n', " "));
+            eprintln!("{}", show::error(&error));
             ExitCode::from(BAD_INPUT)
         }
     }

@@ -30,6 +30,11 @@ pub fn harmless(text: &str) -> String {
     text.chars().map(picture).collect()
 }
 
+/// An error with its causes, in one line. What it quotes may come from a stranger's file.
+pub fn error(error: &anyhow::Error) -> String {
+    format!("error: {}", harmless(&format!("{error:#}")).replace('\n', " "))
+}
+
 /// Bytes for people: `4.65 GiB`.
 pub fn bytes(n: u64) -> String {
     indicatif::BinaryBytes(n).to_string()
