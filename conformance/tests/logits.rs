@@ -80,9 +80,12 @@ fn logits_of_float_forms() {
 fn logits_after_twelve_thousand_tokens() {
     let golden = Golden::read("hf-fp32");
     let ids = golden.ids("long", "ids");
-    for (form, kv_format, bound) in
-        [("hf", KvFormat::F32, 1e-5), ("hf", KvFormat::F16, 1e-3), ("meta", KvFormat::F32, 1e-5)]
-    {
+    for (form, kv_format, bound) in [
+        ("hf", KvFormat::F32, 1e-5),
+        ("hf", KvFormat::F16, 1e-3),
+        ("meta", KvFormat::F32, 1e-5),
+        ("meta", KvFormat::F16, 1e-3),
+    ] {
         let mut engine = engine(form, kv_format, 2, 16_384);
         let mut sequence = Sequence::default();
         let logits = engine.prefill(&mut sequence, &ids, &mut |_, _| true).expect("fits").expect("not cancelled");
