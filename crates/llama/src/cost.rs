@@ -1,5 +1,6 @@
 //! What a model takes: operations to hold measured times against, and memory beside the weights.
 
+use crate::model::activation_widths;
 use puna_checkpoint::{Config, Name};
 
 /// Floating-point operations that are useful for `n` tokens of one sequence behind `start` others, with logits for
@@ -22,10 +23,7 @@ pub fn operations(config: &Config, start: usize, n: usize, n_outputs: usize) -> 
 
 /// Bytes of the activations that a loaded model keeps, for `max_batch` tokens in one forward pass.
 pub fn activation_bytes(config: &Config, max_batch: usize) -> u64 {
-    let (q_dim, kv_dim) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
-    // x, block and normed; q and attended; k and v; gate and up.
-    let floats = 3 * config.dim + 2 * (q_dim + kv_dim + config.ffn_dim);
-    4 * max_batch as u64 * floats as u64
+    4 * max_batch as u64 * activation_widths(config).iter().sum::<usize>() as u64
 }
 
 #[cfg(test)]

@@ -70,6 +70,12 @@ struct State<B: Backend> {
     up: B::Activations,
 }
 
+/// Widths of the activations, in the order of [`State`].
+pub(crate) fn activation_widths(config: &Config) -> [usize; 9] {
+    let (q, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+    [config.dim, config.dim, config.dim, q, kv, kv, q, config.ffn_dim, config.ffn_dim]
+}
+
 impl<B: Backend> Llama<B> {
     /// Hands a checkpoint's tensors to the back-end; `progress(bytes taken, bytes in all)`.
     pub fn load(
@@ -86,20 +92,21 @@ impl<B: Backend> Llama<B> {
             .map_or(0, |tensor| tensor.n_bytes());
         let kv_shape = kv_shape(&config, options.kv_format, options.cache_tokens);
         let n = options.max_batch;
-        let (q_dim, kv_dim) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+        let [x, block, normed, q, k, v, attended, gate, up] =
+            activation_widths(&config).map(|width| backend.activations(n, width));
         Ok(Llama {
             inverse_frequencies: inverse_frequencies(&config.rope, config.head_dim),
             cache: backend.kv_cache(kv_shape)?,
             state: State {
-                x: backend.activations(n, config.dim)?,
-                block: backend.activations(n, config.dim)?,
-                normed: backend.activations(n, config.dim)?,
-                q: backend.activations(n, q_dim)?,
-                k: backend.activations(n, kv_dim)?,
-                v: backend.activations(n, kv_dim)?,
-                attended: backend.activations(n, q_dim)?,
-                gate: backend.activations(n, config.ffn_dim)?,
-                up: backend.activations(n, config.ffn_dim)?,
+                x: x?,
+                block: block?,
+                normed: normed?,
+                q: q?,
+                k: k?,
+                v: v?,
+                attended: attended?,
+                gate: gate?,
+                up: up?,
             },
             bytes_per_token: checkpoint.tensor_bytes() - embedding_bytes,
             max_batch: n,

@@ -32,10 +32,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let mut conversation = read_conversation(&args.messages)?;
-    if let Some(date) = args.chat.date {
-        conversation.date = date.to_string();
-    }
+    let conversation = args.chat.dated(read_conversation(&args.messages)?);
     let checkpoint = puna_checkpoint::open(&args.model)?;
     let tokenizer = puna_session::tokenizer(&checkpoint, &args.model)?;
     let format = ChatFormat::new(args.chat.chat_format, &checkpoint, &tokenizer)?;

@@ -4,7 +4,7 @@ use crate::sandbox;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use puna_checkpoint::Checkpoint;
-use puna_text::chat::{Conversation, Dialect, Message, Prompt, render};
+use puna_text::chat::{Conversation, Dialect, Prompt, render};
 use puna_text::template::SpecialTokens;
 use puna_text::{Date, Tokenizer};
 
@@ -95,9 +95,8 @@ impl ChatFormat {
 }
 
 impl ChatArgs {
-    /// A conversation of these messages, to be answered.
-    pub fn conversation(&self, messages: Vec<Message>) -> Conversation {
-        let mut conversation = Conversation::new(messages);
+    /// The conversation with the date of the command line, if there is one.
+    pub fn dated(&self, mut conversation: Conversation) -> Conversation {
         if let Some(date) = self.date {
             conversation.date = date.to_string();
         }

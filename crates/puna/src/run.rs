@@ -7,7 +7,7 @@ use crate::sampling::SamplingArgs;
 use crate::{score, show};
 use anyhow::{Context, Result, bail};
 use puna_session::{Answer, Event, Options, Session};
-use puna_text::chat::Message;
+use puna_text::chat::{Conversation, Message};
 use serde_json::json;
 use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
@@ -69,7 +69,8 @@ pub fn run(args: Args) -> Result<()> {
     }
     let mut session = args.model.session(&checkpoint)?;
     let format = ChatFormat::new(args.chat.chat_format, &checkpoint, session.tokenizer())?;
-    let mut conversation = args.chat.conversation(args.system.into_iter().map(Message::system).collect());
+    let instructions = args.system.into_iter().map(Message::system).collect();
+    let mut conversation = args.chat.dated(Conversation::new(instructions));
     match text {
         Some(text) => {
             conversation.messages.push(Message::user(text));
