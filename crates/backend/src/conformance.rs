@@ -139,13 +139,15 @@ fn matmul_in_parts<B: Backend>(backend: &B, random: &mut Random) {
         for (row0, part_rows) in [(0, 24), (24, 16)] {
             for (col0, part_cols) in [(0, 64), (64, 128)] {
                 let (bytes, w) = random.encoded(format, part_rows, part_cols);
-                let scales: Vec<f32> = (0..part_rows).map(|_| random.value().abs() + 0.1).collect();
+                let scaled = format.info().block_elems == 1;
+                let mut scale = || if scaled { random.value().abs() + 0.1 } else { 1.0 };
+                let scales: Vec<f32> = (0..part_rows).map(|_| scale()).collect();
                 for row in 0..part_rows {
                     for col in 0..part_cols {
                         values[(row0 + row) * cols + col0 + col] = w[row * part_cols + col] * f64::from(scales[row]);
                     }
                 }
-                let row_scales = Some(scales.into());
+                let row_scales = scaled.then(|| scales.into());
                 let (rows, cols) = (part_rows, part_cols);
                 parts.push(MatrixPart { row0, rows, col0, cols, bytes: Arc::new(bytes), row_scales });
             }
@@ -155,7 +157,7 @@ fn matmul_in_parts<B: Backend>(backend: &B, random: &mut Random) {
             let x = random.values(n_tokens * cols);
             check_product(backend, &format!("matmul {format} in parts"), source.clone(), &values, &x);
         }
-        let table = backend.matrix(source).expect("a valid matrix");
+        let table = backend.table(source).expect("a valid matrix");
         let mut out = backend.activations(1, cols).expect("memory");
         backend.embed(&table, &[30], &mut out);
         for (i, found) in read(backend, &out).into_iter().enumerate() {
@@ -168,7 +170,7 @@ fn matmul_in_parts<B: Backend>(backend: &B, random: &mut Random) {
 fn embed<B: Backend>(backend: &B, random: &mut Random, format: Format) {
     let (rows, cols) = (9, 256);
     let (source, values) = random.matrix(format, rows, cols);
-    let table = backend.matrix(source).expect("a valid matrix");
+    let table = backend.table(source).expect("a valid matrix");
     let mut out = backend.activations(4, cols).expect("memory");
     let ids = [8u32, 0, 3, 3];
     backend.embed(&table, &ids, &mut out);

@@ -55,6 +55,8 @@ pub trait Backend: Send + Sync + 'static {
     type Activations: Send;
     /// A weight matrix `[out, in]` in any format.
     type Matrix: Send + Sync;
+    /// A matrix of which single rows are read: the embedding.
+    type Table: Send + Sync;
     /// A vector of f32, e.g. a norm's weights.
     type Vector: Send + Sync;
     /// Keys and values of all layers, in pages.
@@ -63,7 +65,9 @@ pub trait Backend: Send + Sync + 'static {
     /// What computes, for people: instruction set or device, and threads.
     fn describe(&self) -> String;
 
-    /// Takes a weight matrix; the bytes stay where they are if the back-end can read them so.
+    /// Takes a matrix to look rows up in.
+    fn table(&self, source: MatrixSource) -> Result<Self::Table, Error>;
+    /// Takes a weight matrix: copies it to where and how it is fastest to multiply with, or goes on reading it in place.
     fn matrix(&self, source: MatrixSource) -> Result<Self::Matrix, Error>;
     /// Takes a vector.
     fn vector(&self, values: &[f32]) -> Result<Self::Vector, Error>;
@@ -77,7 +81,7 @@ pub trait Backend: Send + Sync + 'static {
     fn write(&self, values: &[f32], out: &mut Self::Activations);
 
     /// `out[i] = table[ids[i]]`.
-    fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Activations);
+    fn embed(&self, table: &Self::Table, ids: &[u32], out: &mut Self::Activations);
     /// `out[i] = weight · x[i] / sqrt(mean(x[i]²) + eps)`.
     fn rms_norm(&self, x: &Self::Activations, weight: &Self::Vector, eps: f32, out: &mut Self::Activations);
     /// `out[i] = W · x[i]`.

@@ -16,7 +16,7 @@ pub struct MatrixPart {
     pub cols: usize,
     /// The encoded values, usually a range of a mapped file.
     pub bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
-    /// One factor per row of the part, if the format keeps its scales apart (row-wise FP8).
+    /// One factor per row of the part, if the format keeps its scales apart (row-wise FP8); never with a block format.
     pub row_scales: Option<Arc<[f32]>>,
 }
 

@@ -8,7 +8,7 @@
 //! A row's result depends on its position and on the cache alone: pages come in order, scores are sums over `hd` in
 //! order, outputs are sums over tokens in order, whatever else is in the tile.
 
-use crate::capability::Avx2;
+use crate::simd::{Instructions, Kernel, Simd};
 use crate::kv::{KvCache, decode_keys, decode_values};
 use crate::matrix::Activations;
 use crate::pool::Pool;
@@ -29,7 +29,7 @@ struct Task<'a> {
 
 pub(crate) fn attend(
     pool: &Pool,
-    avx2: Option<Avx2>,
+    instructions: Instructions,
     q: &Activations,
     cache: &KvCache,
     layer: usize,
@@ -61,7 +61,10 @@ pub(crate) fn attend(
     out.set_rows(q.rows);
     let out_cols = out.cols;
     let out = SharedMut::new(out.data_mut());
-    pool.run(tasks.len(), &|index| Rows::new(&tasks[index], q, cache).run(avx2, cache, layer, out, out_cols));
+    pool.run(tasks.len(), &|index| {
+        let rows = Rows::new(&tasks[index], q, cache);
+        instructions.run(Attend { rows, cache, layer, out, out_cols });
+    });
 }
 
 /// The query rows of one task and what they have gathered so far.
@@ -85,7 +88,7 @@ impl<'a> Rows<'a> {
         let hd = cache.shape.head_dim;
         let group = q.cols / hd / cache.shape.n_kv_heads;
         let n_rows = task.n_tokens * group;
-        let width = hd.next_multiple_of(8);
+        let width = hd.next_multiple_of(16);
         let scale = 1.0 / (hd as f32).sqrt();
         let mut rows = Vec::with_capacity(n_rows * hd);
         for token in 0..task.n_tokens {
@@ -96,7 +99,8 @@ impl<'a> Rows<'a> {
         Rows { task, group, hd, width, q: rows, m, l, o }
     }
 
-    fn run(mut self, avx2: Option<Avx2>, cache: &KvCache, layer: usize, out: SharedMut<'_, f32>, out_cols: usize) {
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S, cache: &KvCache, layer: usize, out: SharedMut<'_, f32>, out_cols: usize) {
         let (hd, width, group, task) = (self.hd, self.width, self.group, self.task);
         let mut keys = vec![0f32; hd * PAGE_LEN];
         let mut values = vec![0f32; PAGE_LEN * width];
@@ -121,17 +125,13 @@ impl<'a> Rows<'a> {
                 // Two rows that see the same tokens share the loads of keys and values.
                 let pair = row + 1 < n_rows && n_visible(row + 1) == n;
                 if n > 0 {
-                    match avx2 {
-                        #[cfg(target_arch = "x86_64")]
-                        // SAFETY: the token proves the instructions; the buffers have the sizes above.
-                        Some(_) => unsafe {
-                            if pair {
-                                self.page_avx2::<2>(row, n, &keys, &values);
-                            } else {
-                                self.page_avx2::<1>(row, n, &keys, &values);
-                            }
-                        },
-                        _ => (row..=row + usize::from(pair)).for_each(|row| self.page(row, n, &keys, &values)),
+                    // SAFETY: the buffers have the sizes above.
+                    unsafe {
+                        if pair {
+                            self.page::<S, 2>(s, row, n, &keys, &values);
+                        } else {
+                            self.page::<S, 1>(s, row, n, &keys, &values);
+                        }
                     }
                 }
                 row += 1 + usize::from(pair);
@@ -145,147 +145,143 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// One row and the first `n` tokens of a page, one value at a time.
-    fn page(&mut self, row: usize, n: usize, keys: &[f32], values: &[f32]) {
-        let q = &self.q[row * self.hd..][..self.hd];
-        let mut scores = [0f32; PAGE_LEN];
-        for (q, keys) in q.iter().zip(keys.as_chunks::<PAGE_LEN>().0) {
-            scores.iter_mut().zip(keys).for_each(|(score, k)| *score += q * k);
-        }
-        let m = scores[..n].iter().fold(self.m[row], |m, score| m.max(*score));
-        let correction = (self.m[row] - m).exp();
-        let o = &mut self.o[row * self.width..][..self.width];
-        o.iter_mut().for_each(|o| *o *= correction);
-        let mut sum = 0.0;
-        for (score, values) in scores[..n].iter().zip(values.chunks_exact(self.width)) {
-            let p = (score - m).exp();
-            sum += p;
-            o.iter_mut().zip(values).for_each(|(o, v)| *o += p * v);
-        }
-        self.l[row] = self.l[row] * correction + sum;
-        self.m[row] = m;
-    }
-
     /// `R` rows from `row` on and the first `n` tokens of a page.
     ///
     /// # Safety
-    /// AVX2 and FMA exist; `keys` is `[hd][PAGE_LEN]`, `values` `[PAGE_LEN][width]`.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn page_avx2<const R: usize>(&mut self, row: usize, n: usize, keys: &[f32], values: &[f32]) {
-        use crate::simd::{exp8, max8, sum8};
-        use std::arch::x86_64::*;
+    /// `keys` is `[hd][PAGE_LEN]`, `values` `[PAGE_LEN][width]`.
+    #[inline(always)]
+    unsafe fn page<S: Simd, const R: usize>(&mut self, s: S, row: usize, n: usize, keys: &[f32], values: &[f32]) {
         assert!(keys.len() == self.hd * PAGE_LEN && values.len() == PAGE_LEN * self.width && n <= PAGE_LEN);
         let q = &self.q[row * self.hd..][..R * self.hd];
         let mut scores = [[0f32; PAGE_LEN]; R];
-        // Scores: 32 tokens at a time, so that with two rows the sums stay in registers.
-        for tokens in (0..PAGE_LEN).step_by(32) {
-            let mut sums = [[_mm256_setzero_ps(); 4]; R];
+        // Scores: four vectors of tokens at a time, so that with two rows the sums stay in registers.
+        for tokens in (0..PAGE_LEN).step_by(4 * S::LANES) {
+            let mut sums = [[s.splat_f32(0.0); 4]; R];
             for i in 0..self.hd {
                 // SAFETY: row i of the keys has PAGE_LEN tokens; q has R rows of hd.
                 unsafe {
                     let keys = keys.as_ptr().add(i * PAGE_LEN + tokens);
-                    let k: [__m256; 4] = std::array::from_fn(|j| _mm256_loadu_ps(keys.add(8 * j)));
+                    let k: [S::F; 4] = std::array::from_fn(|j| s.load_f32(keys.add(S::LANES * j)));
                     for r in 0..R {
-                        let q = _mm256_set1_ps(*q.get_unchecked(r * self.hd + i));
+                        let q = s.splat_f32(*q.get_unchecked(r * self.hd + i));
                         for j in 0..4 {
-                            sums[r][j] = _mm256_fmadd_ps(q, k[j], sums[r][j]);
+                            sums[r][j] = s.fma(q, k[j], sums[r][j]);
                         }
                     }
                 }
             }
             for r in 0..R {
                 for j in 0..4 {
-                    // SAFETY: 32 tokens from `tokens` on are within the page.
-                    unsafe { _mm256_storeu_ps(scores[r].as_mut_ptr().add(tokens + 8 * j), sums[r][j]) };
+                    // SAFETY: these tokens are within the page.
+                    unsafe { s.store_f32(sums[r][j], scores[r].as_mut_ptr().add(tokens + S::LANES * j)) };
                 }
             }
         }
-        let mut corrections = [_mm256_setzero_ps(); R];
+        let mut corrections = [s.splat_f32(0.0); R];
         for r in 0..R {
             let scores = &mut scores[r];
             scores[n..].fill(f32::NEG_INFINITY);
-            let mut max = _mm256_set1_ps(self.m[row + r]);
-            for eight in scores.as_chunks::<8>().0 {
-                // SAFETY: eight values.
-                max = _mm256_max_ps(max, unsafe { _mm256_loadu_ps(eight.as_ptr()) });
+            let mut max = s.splat_f32(self.m[row + r]);
+            for vector in scores.chunks_exact(S::LANES) {
+                // SAFETY: whole vectors; so for all below.
+                max = s.max(max, unsafe { s.load_f32(vector.as_ptr()) });
             }
-            let m = max8(max);
-            let mut sum = _mm256_setzero_ps();
-            for eight in scores.as_chunks_mut::<8>().0 {
-                // SAFETY: eight values.
+            let m = s.max_lane(max);
+            let mut sum = s.splat_f32(0.0);
+            for vector in scores.chunks_exact_mut(S::LANES) {
+                // SAFETY: see above.
                 unsafe {
-                    let p = exp8(_mm256_sub_ps(_mm256_loadu_ps(eight.as_ptr()), _mm256_set1_ps(m)));
-                    _mm256_storeu_ps(eight.as_mut_ptr(), p);
+                    let p = s.exp(s.sub_f32(s.load_f32(vector.as_ptr()), s.splat_f32(m)));
+                    s.store_f32(p, vector.as_mut_ptr());
                 }
             }
-            // `exp8` gives 1e-38 for what is hidden; it must be nothing.
+            // `exp` gives 1e-38 for what is hidden; it must be nothing.
             scores[n..].fill(0.0);
-            for eight in scores.as_chunks::<8>().0 {
-                // SAFETY: eight values.
-                sum = _mm256_add_ps(sum, unsafe { _mm256_loadu_ps(eight.as_ptr()) });
+            for vector in scores.chunks_exact(S::LANES) {
+                // SAFETY: see above.
+                sum = s.add_f32(sum, unsafe { s.load_f32(vector.as_ptr()) });
             }
-            corrections[r] = exp8(_mm256_set1_ps(self.m[row + r] - m));
-            self.l[row + r] = self.l[row + r] * _mm256_cvtss_f32(corrections[r]) + sum8(sum);
+            corrections[r] = s.exp(s.splat_f32(self.m[row + r] - m));
+            let mut correction = [0f32; 16];
+            // SAFETY: room for a vector.
+            unsafe { s.store_f32(corrections[r], correction.as_mut_ptr()) };
+            self.l[row + r] = self.l[row + r] * correction[0] + s.sum(sum);
             self.m[row + r] = m;
         }
-        // Outputs: 32 of the head at a time.
+        // Outputs: four vectors of the head at a time.
         let o = &mut self.o[row * self.width..][..R * self.width];
         let mut i = 0;
         while i < self.width {
-            let n_vectors = ((self.width - i) / 8).min(4);
+            let n_vectors = ((self.width - i) / S::LANES).min(4);
             // SAFETY: the vectors are within the rows of `o` and `values`.
             unsafe {
                 match n_vectors {
-                    4 => weighted_sum::<R, 4>(o, &corrections, &scores, values, n, i, self.width),
-                    3 => weighted_sum::<R, 3>(o, &corrections, &scores, values, n, i, self.width),
-                    2 => weighted_sum::<R, 2>(o, &corrections, &scores, values, n, i, self.width),
-                    _ => weighted_sum::<R, 1>(o, &corrections, &scores, values, n, i, self.width),
+                    4 => weighted_sum::<S, R, 4>(s, o, &corrections, &scores, values, n, i, self.width),
+                    3 => weighted_sum::<S, R, 3>(s, o, &corrections, &scores, values, n, i, self.width),
+                    2 => weighted_sum::<S, R, 2>(s, o, &corrections, &scores, values, n, i, self.width),
+                    _ => weighted_sum::<S, R, 1>(s, o, &corrections, &scores, values, n, i, self.width),
                 }
             }
-            i += 8 * n_vectors;
+            i += S::LANES * n_vectors;
         }
     }
 }
 
-/// `o[r][i..] = o[r][i..] · correction[r] + Σ_t p[r][t] · values[t][i..]` over `8 · V` of the head.
+/// One task's rows, to be computed.
+struct Attend<'a, 'o> {
+    rows: Rows<'a>,
+    cache: &'a KvCache,
+    layer: usize,
+    out: SharedMut<'o, f32>,
+    out_cols: usize,
+}
+
+impl Kernel for Attend<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.rows.run(s, self.cache, self.layer, self.out, self.out_cols);
+    }
+}
+
+/// `o[r][i..] = o[r][i..] · correction[r] + Σ_t p[r][t] · values[t][i..]` over `V` vectors of the head.
 ///
 /// # Safety
-/// AVX2 and FMA exist; `o` is `[R][width]`, `values` `[≥ n][width]`, `i + 8 · V ≤ width`, `n ≤ PAGE_LEN`.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn weighted_sum<const R: usize, const V: usize>(
+/// `o` is `[R][width]`, `values` `[≥ n][width]`, `i + V · LANES ≤ width`, `n ≤ PAGE_LEN`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "to be inlined")]
+unsafe fn weighted_sum<S: Simd, const R: usize, const V: usize>(
+    s: S,
     o: &mut [f32],
-    corrections: &[std::arch::x86_64::__m256; R],
+    corrections: &[S::F; R],
     p: &[[f32; PAGE_LEN]; R],
     values: &[f32],
     n: usize,
     i: usize,
     width: usize,
 ) {
-    use std::arch::x86_64::*;
     // SAFETY: all indices are within the bounds of the contract.
     unsafe {
-        let mut sums = [[_mm256_setzero_ps(); V]; R];
+        let mut sums = [[s.splat_f32(0.0); V]; R];
         for r in 0..R {
             for j in 0..V {
-                sums[r][j] = _mm256_mul_ps(_mm256_loadu_ps(o.as_ptr().add(r * width + i + 8 * j)), corrections[r]);
+                sums[r][j] = s.mul(s.load_f32(o.as_ptr().add(r * width + i + S::LANES * j)), corrections[r]);
             }
         }
         for t in 0..n {
             let values = values.as_ptr().add(t * width + i);
-            let v: [__m256; V] = std::array::from_fn(|j| _mm256_loadu_ps(values.add(8 * j)));
+            let v: [S::F; V] = std::array::from_fn(|j| s.load_f32(values.add(S::LANES * j)));
             for r in 0..R {
-                let p = _mm256_set1_ps(*p[r].get_unchecked(t));
+                let p = s.splat_f32(*p[r].get_unchecked(t));
                 for j in 0..V {
-                    sums[r][j] = _mm256_fmadd_ps(p, v[j], sums[r][j]);
+                    sums[r][j] = s.fma(p, v[j], sums[r][j]);
                 }
             }
         }
         for r in 0..R {
             for j in 0..V {
-                _mm256_storeu_ps(o.as_mut_ptr().add(r * width + i + 8 * j), sums[r][j]);
+                s.store_f32(sums[r][j], o.as_mut_ptr().add(r * width + i + S::LANES * j));
             }
         }
     }

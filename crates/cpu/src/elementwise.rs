@@ -1,9 +1,9 @@
 //! The operations that treat each token's row by itself: embedding, norm, rotation, SwiGLU, addition.
 
-use crate::capability::Avx2;
-use crate::matrix::{Activations, Matrix};
+use crate::matrix::{Activations, Table};
 use crate::pool::Pool;
 use crate::share::SharedMut;
+use crate::simd::{Instructions, Kernel, Simd};
 use puna_backend::{Pairing, Rotation};
 
 /// Values that a task takes: enough to outweigh handing it over.
@@ -22,7 +22,7 @@ fn for_each_row(pool: &Pool, x: &mut Activations, f: impl Fn(usize, &mut [f32]) 
     });
 }
 
-pub(crate) fn embed(pool: &Pool, table: &Matrix, ids: &[u32], out: &mut Activations) {
+pub(crate) fn embed(pool: &Pool, table: &Table, ids: &[u32], out: &mut Activations) {
     assert_eq!(table.cols, out.cols, "embed: columns");
     out.set_rows(ids.len());
     for_each_row(pool, out, |row, out| table.decode_row(ids[row] as usize, out));
@@ -30,7 +30,7 @@ pub(crate) fn embed(pool: &Pool, table: &Matrix, ids: &[u32], out: &mut Activati
 
 pub(crate) fn rms_norm(
     pool: &Pool,
-    avx2: Option<Avx2>,
+    instructions: Instructions,
     x: &Activations,
     weight: &[f32],
     eps: f32,
@@ -40,12 +40,7 @@ pub(crate) fn rms_norm(
     out.set_rows(x.rows);
     for_each_row(pool, out, |row, out| {
         let x = x.row(row);
-        let sum = match avx2 {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the token proves the instructions.
-            Some(_) => unsafe { sum_of_squares_avx2(x) },
-            _ => x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>() as f32,
-        };
+        let sum = instructions.run(SumOfSquares(x));
         let scale = 1.0 / (sum / x.len() as f32 + eps).sqrt();
         for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
             *out = w * (x * scale);
@@ -53,20 +48,23 @@ pub(crate) fn rms_norm(
     });
 }
 
-/// # Safety
-/// AVX2 and FMA exist.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn sum_of_squares_avx2(x: &[f32]) -> f32 {
-    use std::arch::x86_64::*;
-    let (eights, rest) = x.as_chunks::<8>();
-    let mut sums = _mm256_setzero_ps();
-    for eight in eights {
-        // SAFETY: eight values.
-        let v = unsafe { _mm256_loadu_ps(eight.as_ptr()) };
-        sums = _mm256_fmadd_ps(v, v, sums);
+struct SumOfSquares<'a>(&'a [f32]);
+
+impl Kernel for SumOfSquares<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let vectors = self.0.chunks_exact(S::LANES);
+        let rest: f32 = vectors.remainder().iter().map(|v| v * v).sum();
+        let mut sums = s.splat_f32(0.0);
+        for vector in vectors {
+            // SAFETY: a whole vector.
+            let v = unsafe { s.load_f32(vector.as_ptr()) };
+            sums = s.fma(v, v, sums);
+        }
+        s.sum(sums) + rest
     }
-    crate::simd::sum8(sums) + rest.iter().map(|v| v * v).sum::<f32>()
 }
 
 pub(crate) fn rope(pool: &Pool, x: &mut Activations, rotation: &Rotation) {
@@ -93,39 +91,36 @@ pub(crate) fn rope(pool: &Pool, x: &mut Activations, rotation: &Rotation) {
     });
 }
 
-pub(crate) fn swiglu(pool: &Pool, avx2: Option<Avx2>, gate: &mut Activations, up: &Activations) {
+pub(crate) fn swiglu(pool: &Pool, instructions: Instructions, gate: &mut Activations, up: &Activations) {
     assert_eq!((gate.rows, gate.cols), (up.rows, up.cols), "swiglu: shapes");
-    for_each_row(pool, gate, |row, gate| match avx2 {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the token proves the instructions; the lengths are equal.
-        Some(_) => unsafe { swiglu_avx2(gate, up.row(row)) },
-        _ => swiglu_scalar(gate, up.row(row)),
-    });
+    for_each_row(pool, gate, |row, gate| instructions.run(Swiglu { gate, up: up.row(row) }));
 }
 
-fn swiglu_scalar(gate: &mut [f32], up: &[f32]) {
-    for (gate, up) in gate.iter_mut().zip(up) {
-        *gate = *gate / (1.0 + (-*gate).exp()) * up;
-    }
+struct Swiglu<'a> {
+    gate: &'a mut [f32],
+    up: &'a [f32],
 }
 
-/// # Safety
-/// AVX2 and FMA exist; the lengths are equal.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn swiglu_avx2(gate: &mut [f32], up: &[f32]) {
-    use std::arch::x86_64::*;
-    let n8 = gate.len() / 8 * 8;
-    for i in (0..n8).step_by(8) {
-        // SAFETY: values i..i+8 exist in both.
-        unsafe {
-            let g = _mm256_loadu_ps(gate.as_ptr().add(i));
-            let e = crate::simd::exp8(_mm256_sub_ps(_mm256_setzero_ps(), g));
-            let silu = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0), e));
-            _mm256_storeu_ps(gate.as_mut_ptr().add(i), _mm256_mul_ps(silu, _mm256_loadu_ps(up.as_ptr().add(i))));
+impl Kernel for Swiglu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut vectors = self.gate.chunks_exact_mut(S::LANES);
+        for (gate, up) in vectors.by_ref().zip(self.up.chunks_exact(S::LANES)) {
+            // SAFETY: whole vectors.
+            unsafe {
+                let g = s.load_f32(gate.as_ptr());
+                let silu = s.div(g, s.add_f32(s.splat_f32(1.0), s.exp(s.sub_f32(s.splat_f32(0.0), g))));
+                s.store_f32(s.mul(silu, s.load_f32(up.as_ptr())), gate.as_mut_ptr());
+            }
+        }
+        let rest = vectors.into_remainder();
+        let up = &self.up[self.up.len() - rest.len()..];
+        for (gate, up) in rest.iter_mut().zip(up) {
+            *gate = *gate / (1.0 + (-*gate).exp()) * up;
         }
     }
-    swiglu_scalar(&mut gate[n8..], &up[n8..]);
 }
 
 pub(crate) fn add(pool: &Pool, x: &mut Activations, y: &Activations) {

@@ -3,47 +3,52 @@
 //! Reading order: [`matmul`] is where the time goes; [`attend`] is the other product; the rest is small.
 
 mod attend;
-mod capability;
+mod blocks;
 mod elementwise;
-#[cfg(target_arch = "x86_64")]
-mod groups;
 mod kv;
 mod matmul;
 mod matrix;
 pub mod measure;
+mod panel;
 mod pool;
-mod quantize;
 mod share;
-#[cfg(target_arch = "x86_64")]
 mod simd;
+mod tokens;
 
 pub use kv::KvCache;
-pub use matrix::{Activations, Matrix};
+pub use matrix::{Activations, Matrix, Table};
+pub use simd::Instructions;
 
-use capability::Avx2;
+use matmul::Input;
+use panel::Panels;
 use pool::Pool;
 use puna_backend::{Backend, Batch, Error, KvShape, MatrixSource, Rotation};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// A processor and its memory.
 pub struct Cpu {
     pool: Pool,
-    avx2: Option<Avx2>,
+    instructions: Instructions,
+    /// Bytes that copies of weights may still take.
+    budget: AtomicU64,
 }
 
 impl Cpu {
     /// A back-end that computes on `n_threads` threads with the best instructions that the processor has.
     pub fn new(n_threads: usize) -> Cpu {
-        Cpu { pool: Pool::new(n_threads), avx2: Avx2::detect() }
+        Cpu { pool: Pool::new(n_threads), instructions: Instructions::best(), budget: AtomicU64::new(u64::MAX) }
     }
 
-    /// The same without AVX-VNNI: what most processors with AVX2 run. For tests and comparisons.
-    pub fn without_vnni(n_threads: usize) -> Cpu {
-        Cpu { pool: Pool::new(n_threads), avx2: Avx2::detect().map(Avx2::without_vnni) }
+    /// The same with other instructions.
+    pub fn with_instructions(self, instructions: Instructions) -> Cpu {
+        Cpu { instructions, ..self }
     }
 
-    /// The same without SIMD: what a processor without AVX2 runs. For tests and comparisons.
-    pub fn scalar(n_threads: usize) -> Cpu {
-        Cpu { pool: Pool::new(n_threads), avx2: None }
+    /// The same with at most so many bytes of memory for weights in an order that is faster to read. Matrices beyond that
+    /// are read where they lie, with the same results.
+    pub fn with_budget(self, bytes: u64) -> Cpu {
+        Cpu { budget: AtomicU64::new(bytes), ..self }
     }
 
     /// As many threads as this process may run at once.
@@ -60,20 +65,28 @@ impl Cpu {
 impl Backend for Cpu {
     type Activations = Activations;
     type Matrix = Matrix;
+    type Table = Table;
     type Vector = Vec<f32>;
     type KvCache = KvCache;
 
     fn describe(&self) -> String {
-        let instructions = match self.avx2 {
-            Some(avx2) if avx2.vnni() => "AVX2+FMA+VNNI",
-            Some(_) => "AVX2+FMA",
-            None => "scalar",
-        };
-        format!("CPU, {instructions}, {} threads", self.n_threads())
+        format!("CPU, {}, {} threads", self.instructions.name(), self.n_threads())
+    }
+
+    fn table(&self, source: MatrixSource) -> Result<Table, Error> {
+        Table::new(source)
     }
 
     fn matrix(&self, source: MatrixSource) -> Result<Matrix, Error> {
-        Matrix::new(source)
+        let table = Table::new(source)?;
+        let n_bytes = (table.rows.next_multiple_of(panel::ROWS) * table.row_bytes()) as u64;
+        let take = |left: u64| left.checked_sub(n_bytes);
+        let copy = blocks::has(table.format) && self.budget.fetch_update(Relaxed, Relaxed, take).is_ok();
+        let panels = match copy {
+            true => Some(Panels::new(&self.pool, table.rows, table.row_bytes(), &|panel, out| table.interleave(panel, out))?),
+            false => None,
+        };
+        Ok(Matrix { table, panels })
     }
 
     fn vector(&self, values: &[f32]) -> Result<Vec<f32>, Error> {
@@ -97,12 +110,12 @@ impl Backend for Cpu {
         out.set_rows(values.len() / out.cols).copy_from_slice(values);
     }
 
-    fn embed(&self, table: &Matrix, ids: &[u32], out: &mut Activations) {
+    fn embed(&self, table: &Table, ids: &[u32], out: &mut Activations) {
         elementwise::embed(&self.pool, table, ids, out);
     }
 
     fn rms_norm(&self, x: &Activations, weight: &Vec<f32>, eps: f32, out: &mut Activations) {
-        elementwise::rms_norm(&self.pool, self.avx2, x, weight, eps, out);
+        elementwise::rms_norm(&self.pool, self.instructions, x, weight, eps, out);
     }
 
     fn matmul(&self, x: &Activations, w: &Matrix, out: &mut Activations) {
@@ -113,11 +126,12 @@ impl Backend for Cpu {
         // Formats may differ between the products (mixes such as Q4_K_M), but there are only two kinds of input.
         let mut input = None;
         for (w, out) in products {
-            if !input.as_ref().is_some_and(|input| matmul::fits(self.avx2, w.format, input)) {
-                input = Some(matmul::prepare(&self.pool, self.avx2, w.format, x));
+            let format = w.table.format;
+            if !input.as_ref().is_some_and(|input: &Input| input.fits(format)) {
+                input = Some(Input::prepare(&self.pool, self.instructions, format, x));
             }
             let input = input.as_ref().expect("set above");
-            matmul::matmul(&self.pool, self.avx2, x, input, w, out);
+            matmul::matmul(&self.pool, self.instructions, x, input, w, out);
         }
     }
 
@@ -141,11 +155,11 @@ impl Backend for Cpu {
     }
 
     fn attend(&self, q: &Activations, cache: &KvCache, layer: usize, batch: &Batch<'_>, out: &mut Activations) {
-        attend::attend(&self.pool, self.avx2, q, cache, layer, batch, out);
+        attend::attend(&self.pool, self.instructions, q, cache, layer, batch, out);
     }
 
     fn swiglu(&self, gate: &mut Activations, up: &Activations) {
-        elementwise::swiglu(&self.pool, self.avx2, gate, up);
+        elementwise::swiglu(&self.pool, self.instructions, gate, up);
     }
 
     fn add(&self, x: &mut Activations, y: &Activations) {

@@ -1,17 +1,27 @@
-//! Weight matrices and activations in host memory. Weights are read where they lie, usually in a mapped file.
+//! Weight matrices and activations in host memory. Weights are read where they lie, usually in a mapped file, or as
+//! [panels](crate::panel) from a copy.
 
+use crate::blocks;
+use crate::panel::{self, Panels};
 use puna_backend::{Error, MatrixSource};
 use puna_format::Format;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A weight matrix `[rows, cols]`, cut into bands of rows, each band into segments of columns. An ordinary file has one
-/// band of one segment; model-parallel releases have several of either.
-pub struct Matrix {
+/// The values of a matrix `[rows, cols]` where they lie, cut into bands of rows, each band into segments of columns. An
+/// ordinary file has one band of one segment; model-parallel releases have several of either.
+pub struct Table {
     pub(crate) format: Format,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) bands: Vec<Band>,
+}
+
+/// A weight matrix to be multiplied with.
+pub struct Matrix {
+    pub(crate) table: Table,
+    /// A copy in panels, if its format has them and memory was given for it.
+    pub(crate) panels: Option<Panels>,
 }
 
 /// Some rows of a matrix.
@@ -41,8 +51,8 @@ impl Segment {
     }
 }
 
-impl Matrix {
-    pub(crate) fn new(source: MatrixSource) -> Result<Matrix, Error> {
+impl Table {
+    pub(crate) fn new(source: MatrixSource) -> Result<Table, Error> {
         let unsupported = |expected: &str, found: String| Error::Unsupported {
             what: source.name.clone(),
             expected: expected.into(),
@@ -57,6 +67,9 @@ impl Matrix {
             if Some(n_bytes) != row_bytes.checked_mul(part.rows) {
                 return Err(unsupported("as many bytes as the shape says", format!("{n_bytes} bytes")));
             }
+            if part.row_scales.is_some() && blocks::has(source.format) {
+                return Err(unsupported("block formats with their scales in the blocks", "row scales".into()));
+            }
             if part.row_scales.as_ref().is_some_and(|scales| scales.len() != part.rows) {
                 return Err(unsupported("one scale a row", format!("{} rows, other scales", part.rows)));
             }
@@ -70,6 +83,9 @@ impl Matrix {
         }
         let mut row = 0;
         for band in &bands {
+            if blocks::has(source.format) && !band.segments.iter().map(|s| &s.cols).eq(bands[0].segments.iter().map(|s| &s.cols)) {
+                return Err(unsupported("all rows of a block format cut at the same columns", "others".into()));
+            }
             let mut col = 0;
             for segment in &band.segments {
                 if segment.cols.start != col || band.rows.start != row {
@@ -85,7 +101,31 @@ impl Matrix {
         if row != source.rows {
             return Err(unsupported("parts that tile the matrix", format!("{row} of {} rows", source.rows)));
         }
-        Ok(Matrix { format: source.format, rows: source.rows, cols: source.cols, bands })
+        Ok(Table { format: source.format, rows: source.rows, cols: source.cols, bands })
+    }
+
+    /// Encoded bytes of a row, all segments together.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.format.row_bytes(self.cols).expect("segments of whole blocks")
+    }
+
+    /// Interleaves panel `panel` to `out`.
+    pub(crate) fn interleave(&self, panel: usize, out: &mut [u8]) {
+        let rows = panel * panel::ROWS..self.rows.min((panel + 1) * panel::ROWS);
+        let bands: [Option<&Band>; panel::ROWS] =
+            std::array::from_fn(|i| self.bands.iter().find(|band| rows.contains(&(rows.start + i)) && band.rows.contains(&(rows.start + i))));
+        // All bands are cut into the same columns, or a row of this panel would end up in the wrong place.
+        let mut start = 0;
+        for (i, segment) in self.bands[0].segments.iter().enumerate() {
+            let zeros = if rows.len() < panel::ROWS { vec![0; segment.row_bytes] } else { Vec::new() };
+            let pieces = std::array::from_fn(|row| match bands[row] {
+                Some(band) => band.segments[i].row(rows.start + row - band.rows.start),
+                None => &zeros,
+            });
+            let len = panel::ROWS * segment.row_bytes;
+            panel::interleave(self.format, pieces, &mut out[start..start + len]);
+            start += len;
+        }
     }
 
     /// Decodes row `row` to `out`, `[cols]`.

@@ -1,6 +1,7 @@
 //! What this machine can do at best: the limits that a benchmark's figures are held against.
 
 use crate::Cpu;
+use crate::simd::{Kernel, Simd};
 use std::time::Instant;
 
 /// Bytes read to measure memory: far more than any cache holds.
@@ -26,7 +27,7 @@ impl Memory {
         for _ in 0..repeats.max(1) {
             let start = Instant::now();
             cpu.pool.run(pieces.len(), &|i| {
-                std::hint::black_box(sum(pieces[i], cpu.avx2.is_some()));
+                std::hint::black_box(cpu.instructions.run(Sum(pieces[i])));
             });
             best = best.min(start.elapsed().as_secs_f64());
         }
@@ -34,81 +35,71 @@ impl Memory {
     }
 }
 
-fn sum(piece: &[u64], avx2: bool) -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    if avx2 {
-        // SAFETY: the caller says that the instructions exist.
-        return unsafe { sum_avx2(piece) };
-    }
-    let _ = avx2;
-    piece.iter().fold(0, |sum, v| sum ^ v)
-}
+struct Sum<'a>(&'a [u64]);
 
-/// # Safety
-/// AVX2 exists.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn sum_avx2(piece: &[u64]) -> u64 {
-    use std::arch::x86_64::*;
-    let mut sums = [_mm256_setzero_si256(); 8];
-    for line in piece.as_chunks::<32>().0 {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: 32 u64 are eight vectors.
-            *sum = _mm256_xor_si256(*sum, unsafe { _mm256_loadu_si256(line.as_ptr().add(4 * i).cast()) });
+impl Kernel for Sum<'_> {
+    type Output = i32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> i32 {
+        let mut sums = [s.splat(0); 8];
+        for piece in self.0.chunks_exact(4 * S::LANES) {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: eight vectors of lanes of half a u64.
+                *sum = s.or(*sum, unsafe { s.load(piece.as_ptr().cast::<u8>().add(4 * S::LANES * i)) });
+            }
         }
+        let total = sums.into_iter().reduce(|a, b| s.or(a, b)).expect("eight sums");
+        let mut lanes = [0; 16];
+        // SAFETY: room for a vector.
+        unsafe { s.store(total, lanes.as_mut_ptr().cast()) };
+        lanes[0]
     }
-    let total = sums.into_iter().reduce(|a, b| _mm256_xor_si256(a, b)).expect("eight sums");
-    _mm256_extract_epi64(total, 0) as u64
 }
 
 /// Peak f32 arithmetic of the back-end's instructions with all of its threads, in operations a second (a fused
 /// multiply-add counts two): the best of `repeats`.
 pub fn f32_peak(cpu: &Cpu, repeats: usize) -> f64 {
-    const ITERATIONS: usize = 4_000_000;
     let mut best = f64::INFINITY;
     for _ in 0..repeats.max(1) {
         let start = Instant::now();
         cpu.pool.run(cpu.n_threads(), &|_| {
-            std::hint::black_box(multiply_add(ITERATIONS, cpu.avx2.is_some()));
+            std::hint::black_box(cpu.instructions.run(MultiplyAdd));
         });
         best = best.min(start.elapsed().as_secs_f64());
     }
-    (cpu.n_threads() * ITERATIONS * SUMS * LANES * 2) as f64 / best
+    (cpu.n_threads() * ITERATIONS * SUMS * cpu.instructions.run(Lanes) * 2) as f64 / best
 }
 
 /// Independent sums, enough to hide the latency of a multiply-add on every processor in use.
 const SUMS: usize = 12;
-const LANES: usize = 8;
+const ITERATIONS: usize = 4_000_000;
 
-fn multiply_add(iterations: usize, avx2: bool) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    if avx2 {
-        // SAFETY: the caller says that the instructions exist.
-        return unsafe { multiply_add_avx2(iterations) };
+struct Lanes;
+
+impl Kernel for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        S::LANES
     }
-    let _ = avx2;
-    let (mut sums, a) = ([[1f32; LANES]; SUMS], std::hint::black_box(0.999f32));
-    for _ in 0..iterations {
-        for sum in sums.iter_mut().flatten() {
-            *sum = *sum * a + a;
-        }
-    }
-    sums.iter().flatten().sum()
 }
 
-/// # Safety
-/// AVX2 and FMA exist.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn multiply_add_avx2(iterations: usize) -> f32 {
-    use std::arch::x86_64::*;
-    let a = _mm256_set1_ps(std::hint::black_box(0.999));
-    let mut sums = [_mm256_set1_ps(1.0); SUMS];
-    for _ in 0..iterations {
-        for sum in &mut sums {
-            *sum = _mm256_fmadd_ps(*sum, a, a);
+struct MultiplyAdd;
+
+impl Kernel for MultiplyAdd {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let a = s.splat_f32(std::hint::black_box(0.999));
+        let mut sums = [s.splat_f32(1.0); SUMS];
+        for _ in 0..ITERATIONS {
+            for sum in &mut sums {
+                *sum = s.fma(*sum, a, a);
+            }
         }
+        s.sum(sums.into_iter().reduce(|a, b| s.add_f32(a, b)).expect("twelve sums"))
     }
-    let total = sums.into_iter().reduce(|a, b| _mm256_add_ps(a, b)).expect("twelve sums");
-    _mm256_cvtss_f32(total)
 }

@@ -175,7 +175,7 @@ impl<B: Backend> Model for Llama<B> {
             backend.gather(&s.x, batch.outputs, &mut s.block);
             backend.rms_norm(&s.block, &weights.output_norm, config.norm_eps, &mut s.normed);
             let mut out = backend.activations(batch.outputs.len(), config.vocab_size)?;
-            backend.matmul(&s.normed, weights.output.as_ref().unwrap_or(&weights.embedding), &mut out);
+            backend.matmul(&s.normed, &weights.output, &mut out);
             backend.read(&out, logits);
         }
         Ok(())

@@ -39,11 +39,11 @@ pub(crate) struct Layer<B: Backend> {
 /// All weights.
 pub(crate) struct Weights<B: Backend> {
     /// `[vocab_size, dim]`
-    pub embedding: B::Matrix,
+    pub embedding: B::Table,
     pub layers: Vec<Layer<B>>,
     pub output_norm: B::Vector,
-    /// `[vocab_size, dim]`; the embedding where the two are tied.
-    pub output: Option<B::Matrix>,
+    /// `[vocab_size, dim]`; the same tensor as the embedding where the two are tied.
+    pub output: B::Matrix,
 }
 
 impl<B: Backend> Weights<B> {
@@ -72,14 +72,12 @@ impl<B: Backend> Weights<B> {
         };
         let config: &Config = &checkpoint.config;
         let layers = (0..config.n_layers).map(&mut layer).collect::<Result<_, _>>()?;
+        let embedding = take(Name::TokenEmbedding)?;
         Ok(Weights {
-            embedding: backend.matrix(source(take(Name::TokenEmbedding)?))?,
+            embedding: backend.table(source(embedding))?,
             layers,
             output_norm: backend.vector(&take(Name::OutputNorm)?.to_f32())?,
-            output: match config.tied_embeddings {
-                true => None,
-                false => Some(backend.matrix(source(take(Name::Output)?))?),
-            },
+            output: backend.matrix(source(if config.tied_embeddings { embedding } else { take(Name::Output)? }))?,
         })
     }
 }

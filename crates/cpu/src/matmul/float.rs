@@ -1,24 +1,28 @@
-//! Float weights (F32, F16, BF16, FP8) and every format without a quantized kernel, with AVX2: f32 throughout.
+//! Float weights (F32, F16, BF16, FP8), and any format without a kernel of its own: f32 throughout.
 //!
-//! An output element is one vector of eight sums over columns `8i + lane`, added up at the end; the columns after the
-//! last whole eight are added last.
+//! A product is a vector of partial sums over columns `LANES · i + lane`, added up at the end; the columns after the last
+//! whole vector are added last. Rows are read as they lie: a float needs one instruction to unpack wherever it is.
 
 use super::Tile;
-use crate::capability::Avx2;
-use crate::simd::sum8;
+use crate::simd::{Kernel, Simd};
 use puna_format::Format;
-use std::arch::x86_64::*;
 
-/// Rows decoded at once for a batch: their f32 values stay in the second-level cache while all tokens pass.
-const ROWS: usize = 16;
+/// Rows that meet a vector of activations together.
+const ROWS: usize = 4;
 
-/// Eight consecutive weights of a row as f32.
-trait Load8 {
+/// Bytes of decoded weights that stay in the second-level cache while all tokens pass.
+const CACHED: usize = 256 << 10;
+
+/// Bytes of a row from a weight to those that are fetched while it is used.
+const AHEAD: usize = 2048;
+
+/// `LANES` consecutive weights of a row as f32.
+trait Load {
     /// Bytes of one weight.
     const BYTES: usize;
     /// # Safety
-    /// AVX2, FMA and F16C exist; eight weights are readable at `weights`.
-    unsafe fn load8(weights: *const u8) -> __m256;
+    /// `LANES` weights can be read at `at`.
+    unsafe fn load<S: Simd>(s: S, at: *const u8) -> S::F;
 }
 
 struct F32;
@@ -26,102 +30,134 @@ struct F16;
 struct Bf16;
 struct F8E4M3;
 
-// SAFETY (all four): eight weights are readable by the trait's contract; the instructions exist.
-impl Load8 for F32 {
+// SAFETY (all four): the weights can be read by the trait's contract.
+impl Load for F32 {
     const BYTES: usize = 4;
     #[inline(always)]
-    unsafe fn load8(weights: *const u8) -> __m256 {
+    unsafe fn load<S: Simd>(s: S, at: *const u8) -> S::F {
         // SAFETY: see above.
-        unsafe { _mm256_loadu_ps(weights.cast()) }
+        unsafe { s.load_f32(at.cast()) }
     }
 }
 
-impl Load8 for F16 {
+impl Load for F16 {
     const BYTES: usize = 2;
     #[inline(always)]
-    unsafe fn load8(weights: *const u8) -> __m256 {
+    unsafe fn load<S: Simd>(s: S, at: *const u8) -> S::F {
         // SAFETY: see above.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(weights.cast())) }
+        unsafe { s.load_f16(at) }
     }
 }
 
-impl Load8 for Bf16 {
+impl Load for Bf16 {
     const BYTES: usize = 2;
     #[inline(always)]
-    unsafe fn load8(weights: *const u8) -> __m256 {
+    unsafe fn load<S: Simd>(s: S, at: *const u8) -> S::F {
         // SAFETY: see above.
-        unsafe {
-            let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(weights.cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32(words, 16))
-        }
+        s.bits_as_f32(s.shl(unsafe { s.load_u16(at) }, 16))
     }
 }
 
-impl Load8 for F8E4M3 {
+impl Load for F8E4M3 {
     const BYTES: usize = 1;
     #[inline(always)]
-    unsafe fn load8(weights: *const u8) -> __m256 {
-        // E4M3 shifted into the fields of an f16 is the value · 2⁻⁸, subnormals included, as the exponent biases
-        // differ by 8. Its only special value is NaN, magnitude 0x7f.
+    unsafe fn load<S: Simd>(s: S, at: *const u8) -> S::F {
+        // E4M3 shifted into the fields of an f16 is the value · 2⁻⁸, subnormals included, as the exponent biases differ
+        // by 8. Its only special value is NaN, magnitude 0x7f: one more reaches the bit that makes it an f16's.
         // SAFETY: see above.
+        let byte = unsafe { s.load_i8(at) };
+        let magnitude = s.and(byte, s.splat(0x7f));
+        let nan = s.and(s.add(magnitude, s.splat(1)), s.splat(0x80));
+        let sign = s.shl(s.and(byte, s.splat(0x80)), 8);
+        let half = s.or(sign, s.shl(s.or(magnitude, nan), 7));
+        s.mul(s.f16_to_f32(half), s.splat_f32(256.0))
+    }
+}
+
+/// One tile's products.
+pub(super) struct Product<'a, 'o> {
+    pub format: Format,
+    pub tile: &'a Tile<'a, 'o>,
+    /// Where rows are decoded to. Kept from product to product: fresh memory costs more than decoding to it.
+    pub decoded: &'a mut Vec<f32>,
+}
+
+impl Kernel for Product<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Product { format, tile, decoded } = self;
+        let n = tile.segment.cols.len();
+        assert!(tile.n_tokens == 0 || tile.x.len() >= (tile.n_tokens - 1) * tile.x_stride + n);
+        // SAFETY: the assertion has seen to the activations; rows are whole.
         unsafe {
-            let words = _mm_cvtepu8_epi16(_mm_loadl_epi64(weights.cast()));
-            let magnitude = _mm_and_si128(words, _mm_set1_epi16(0x7f));
-            let sign = _mm_slli_epi16(_mm_andnot_si128(_mm_set1_epi16(0x7f), words), 8);
-            let nan = _mm_and_si128(_mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7f)), _mm_set1_epi16(0x7e00));
-            let half = _mm_or_si128(_mm_or_si128(sign, _mm_slli_epi16(magnitude, 7)), nan);
-            _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0))
+            match (format, tile.n_tokens) {
+                (Format::F32, 1) => one_token::<S, F32>(s, tile),
+                (Format::F16, 1) => one_token::<S, F16>(s, tile),
+                (Format::BF16, 1) => one_token::<S, Bf16>(s, tile),
+                (Format::F8E4M3, 1) => one_token::<S, F8E4M3>(s, tile),
+                _ => many_tokens(s, format, tile, decoded),
+            }
         }
     }
 }
 
-pub(super) fn tile(_: Avx2, format: Format, tile: &Tile<'_, '_, f32>) {
-    let n = tile.segment.cols.len();
-    assert!(tile.n_tokens == 0 || tile.x.len() >= (tile.n_tokens - 1) * tile.x_stride + n);
-    // SAFETY: the token proves the instructions, the assertion the inputs; the kernels read whole rows of the segment.
-    unsafe {
-        match (format, tile.n_tokens) {
-            (Format::F32, 1) => one_token::<F32>(tile),
-            (Format::F16, 1) => one_token::<F16>(tile),
-            (Format::BF16, 1) => one_token::<Bf16>(tile),
-            (Format::F8E4M3, 1) => one_token::<F8E4M3>(tile),
-            _ => many_tokens(format, tile),
-        }
-    }
-}
-
-/// Weights are used as they stream by, four rows at a time.
+/// `LANES` weights or fewer, zeros behind, as f32.
 ///
 /// # Safety
-/// AVX2, FMA and F16C exist, and `tile.x` has the segment's columns.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn one_token<L: Load8>(tile: &Tile<'_, '_, f32>) {
+/// `n` weights, less than `LANES`, can be read at `at`.
+#[inline(always)]
+unsafe fn last<S: Simd, L: Load>(s: S, at: *const u8, n: usize) -> S::F {
+    let mut bytes = [0u8; 64];
+    // SAFETY: the caller's promise; the buffer has room for sixteen weights.
+    unsafe {
+        bytes.as_mut_ptr().copy_from_nonoverlapping(at, n * L::BYTES);
+        L::load(s, bytes.as_ptr())
+    }
+}
+
+/// Weights are used as they stream by.
+///
+/// # Safety
+/// `tile.x` has the segment's columns.
+#[inline(always)]
+unsafe fn one_token<S: Simd, L: Load>(s: S, tile: &Tile<'_, '_>) {
     let n = tile.segment.cols.len();
-    let x = &tile.x[..n];
+    let whole = n / S::LANES * S::LANES;
+    let row_bytes = n * L::BYTES;
+    let step = S::LANES * L::BYTES;
     let mut row = 0;
     while row < tile.n_rows {
-        let n_rows = (tile.n_rows - row).min(4);
-        // A group of fewer than four repeats its last row.
-        let rows: [&[u8]; 4] = std::array::from_fn(|r| tile.segment.row(tile.row0 + row + r.min(n_rows - 1)));
-        let mut sums = [_mm256_setzero_ps(); 4];
-        for i in (0..n / 8 * 8).step_by(8) {
-            // SAFETY: columns i..i+8 of x and of each row exist.
+        let n_rows = (tile.n_rows - row).min(ROWS);
+        // A group of fewer repeats its last row.
+        let rows: [*const u8; ROWS] =
+            std::array::from_fn(|r| tile.segment.row(tile.row0 + row + r.min(n_rows - 1)).as_ptr());
+        let mut sums = [s.splat_f32(0.0); ROWS];
+        for i in (0..whole).step_by(S::LANES) {
+            let offset = i * L::BYTES;
+            // At the end of a row its stream goes on in the next group of rows.
+            let ahead = offset + AHEAD + if offset + AHEAD < row_bytes { 0 } else { (ROWS - 1) * row_bytes };
+            // SAFETY: these columns of x and of each row exist.
             unsafe {
-                let x = _mm256_loadu_ps(x.as_ptr().add(i));
-                for r in 0..4 {
-                    let weights = rows[r].as_ptr().add(i * L::BYTES);
-                    _mm_prefetch(weights.wrapping_add(1024).cast(), _MM_HINT_T0);
-                    sums[r] = _mm256_fmadd_ps(L::load8(weights), x, sums[r]);
+                let x = s.load_f32(tile.x.as_ptr().add(i));
+                for r in 0..ROWS {
+                    if offset % 64 < step {
+                        s.prefetch(rows[r].wrapping_add(ahead));
+                    }
+                    sums[r] = s.fma(L::load(s, rows[r].add(offset)), x, sums[r]);
                 }
             }
         }
         for r in 0..n_rows {
-            let mut total = sum8(sums[r]);
-            for i in n / 8 * 8..n {
-                let mut last = [0u8; 32];
-                last[..L::BYTES].copy_from_slice(&rows[r][i * L::BYTES..][..L::BYTES]);
-                // SAFETY: the buffer has room for eight weights.
-                total += _mm256_cvtss_f32(unsafe { L::load8(last.as_ptr()) }) * x[i];
+            let mut total = s.sum(sums[r]);
+            if whole < n {
+                let mut rest = [0f32; 16];
+                // SAFETY: the weights from `whole` on are less than a vector.
+                unsafe { s.store_f32(last::<S, L>(s, rows[r].add(whole * L::BYTES), n - whole), rest.as_mut_ptr()) };
+                for (w, x) in rest.iter().zip(&tile.x[whole..n]) {
+                    total += w * x;
+                }
             }
             tile.put(0, row + r, total);
         }
@@ -132,39 +168,45 @@ unsafe fn one_token<L: Load8>(tile: &Tile<'_, '_, f32>) {
 /// Rows are decoded to f32 once and then meet all tokens.
 ///
 /// # Safety
-/// As [`one_token`], for all of the tile's tokens.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn many_tokens(format: Format, tile: &Tile<'_, '_, f32>) {
+/// `tile.x` has the segment's columns of all tokens.
+#[inline(always)]
+unsafe fn many_tokens<S: Simd>(s: S, format: Format, tile: &Tile<'_, '_>, weights: &mut Vec<f32>) {
     let n = tile.segment.cols.len();
-    let mut weights = vec![0f32; ROWS * n];
-    for row0 in (0..tile.n_rows).step_by(ROWS) {
-        let n_rows = (tile.n_rows - row0).min(ROWS);
+    let step = (CACHED / (4 * n.max(1)) / ROWS * ROWS).clamp(ROWS, 16);
+    if weights.len() < step * n {
+        weights.resize(step * n, 0.0);
+    }
+    for row0 in (0..tile.n_rows).step_by(step) {
+        let n_rows = (tile.n_rows - row0).min(step);
         for row in 0..n_rows {
             let out = &mut weights[row * n..][..n];
             let bytes = tile.segment.row(tile.row0 + row0 + row);
             // SAFETY: out and bytes hold the same n weights.
             unsafe {
                 match format {
-                    Format::F16 => decode::<F16>(bytes, out),
-                    Format::BF16 => decode::<Bf16>(bytes, out),
-                    Format::F8E4M3 => decode::<F8E4M3>(bytes, out),
+                    Format::F16 => decode::<S, F16>(s, bytes, out),
+                    Format::BF16 => decode::<S, Bf16>(s, bytes, out),
+                    Format::F8E4M3 => decode::<S, F8E4M3>(s, bytes, out),
                     _ => format.decode(bytes, out),
                 }
             }
         }
         let mut token = 0;
         while token < tile.n_tokens {
-            let n_tokens = (tile.n_tokens - token).min(3);
-            for row in (0..n_rows).step_by(4) {
-                // SAFETY: `weights` has ROWS rows (those past n_rows hold old values, whose products are dropped) and
-                // the tokens exist.
+            let n_tokens = (tile.n_tokens - token).min(const { tokens_at_once::<S>() });
+            for row in (0..n_rows).step_by(ROWS) {
+                // SAFETY: `weights` has whole groups of rows (those past n_rows hold old values, whose products are
+                // dropped) and the tokens exist.
                 unsafe {
                     let w = weights.as_ptr().add(row * n);
-                    let x = tile.x.as_ptr().add(token * tile.x_stride);
+                    let (row, n_rows) = (row0 + row, (n_rows - row).min(ROWS));
                     match n_tokens {
-                        3 => product::<3>(tile, n, w, x, row0 + row, (n_rows - row).min(4), token),
-                        2 => product::<2>(tile, n, w, x, row0 + row, (n_rows - row).min(4), token),
-                        _ => product::<1>(tile, n, w, x, row0 + row, (n_rows - row).min(4), token),
+                        6 if const { tokens_at_once::<S>() } >= 6 => product::<S, 6>(s, tile, w, row, n_rows, token),
+                        5 if const { tokens_at_once::<S>() } >= 6 => product::<S, 5>(s, tile, w, row, n_rows, token),
+                        4 if const { tokens_at_once::<S>() } >= 6 => product::<S, 4>(s, tile, w, row, n_rows, token),
+                        3 => product::<S, 3>(s, tile, w, row, n_rows, token),
+                        2 => product::<S, 2>(s, tile, w, row, n_rows, token),
+                        _ => product::<S, 1>(s, tile, w, row, n_rows, token),
                     }
                 }
             }
@@ -173,57 +215,64 @@ unsafe fn many_tokens(format: Format, tile: &Tile<'_, '_, f32>) {
     }
 }
 
+/// Tokens that meet [`ROWS`] rows at once: with three, the sums, a token's and a row's vector fill sixteen registers.
+const fn tokens_at_once<S: Simd>() -> usize {
+    if S::LANES == 16 { 6 } else { 3 }
+}
+
 /// # Safety
-/// AVX2, FMA and F16C exist; `bytes` holds `out.len()` weights.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn decode<L: Load8>(bytes: &[u8], out: &mut [f32]) {
+/// `bytes` holds `out.len()` weights.
+#[inline(always)]
+unsafe fn decode<S: Simd, L: Load>(s: S, bytes: &[u8], out: &mut [f32]) {
     let n = out.len();
     assert!(bytes.len() >= n * L::BYTES);
-    for i in (0..n / 8 * 8).step_by(8) {
-        // SAFETY: weights i..i+8 exist on both sides.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(i), L::load8(bytes.as_ptr().add(i * L::BYTES))) };
-    }
-    for i in n / 8 * 8..n {
-        let mut last = [0u8; 32];
-        last[..L::BYTES].copy_from_slice(&bytes[i * L::BYTES..][..L::BYTES]);
-        // SAFETY: the buffer has room for eight weights.
-        out[i] = _mm256_cvtss_f32(unsafe { L::load8(last.as_ptr()) });
+    let whole = n / S::LANES * S::LANES;
+    // SAFETY: the weights exist on both sides.
+    unsafe {
+        for i in (0..whole).step_by(S::LANES) {
+            s.store_f32(L::load(s, bytes.as_ptr().add(i * L::BYTES)), out.as_mut_ptr().add(i));
+        }
+        if whole < n {
+            let mut rest = [0f32; 16];
+            s.store_f32(last::<S, L>(s, bytes.as_ptr().add(whole * L::BYTES), n - whole), rest.as_mut_ptr());
+            out[whole..].copy_from_slice(&rest[..n - whole]);
+        }
     }
 }
 
-/// Four rows by `C` tokens: with `C` = 3 the twelve sums, a token's and a row's vector fill the sixteen registers.
+/// [`ROWS`] rows, of which `n_rows` are wanted, by `C` tokens.
 ///
 /// # Safety
-/// AVX2 and FMA exist; `w` has four rows of `n`, `x` has `C` tokens of `n`, `tile.x_stride` apart.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn product<const C: usize>(
-    tile: &Tile<'_, '_, f32>,
-    n: usize,
+/// `w` has the rows, the tile has the tokens.
+#[inline(always)]
+unsafe fn product<S: Simd, const C: usize>(
+    s: S,
+    tile: &Tile<'_, '_>,
     w: *const f32,
-    x: *const f32,
     row: usize,
     n_rows: usize,
     token: usize,
 ) {
-    let mut sums = [[_mm256_setzero_ps(); C]; 4];
-    let n8 = n / 8 * 8;
-    for i in (0..n8).step_by(8) {
-        // SAFETY: columns i..i+8 exist by the contract.
+    let n = tile.segment.cols.len();
+    let x = tile.x[token * tile.x_stride..].as_ptr();
+    let mut sums = [[s.splat_f32(0.0); C]; ROWS];
+    let whole = n / S::LANES * S::LANES;
+    for i in (0..whole).step_by(S::LANES) {
+        // SAFETY: these columns exist by the contract.
         unsafe {
-            let x: [__m256; C] = std::array::from_fn(|c| _mm256_loadu_ps(x.add(c * tile.x_stride + i)));
-            for r in 0..4 {
-                let w = _mm256_loadu_ps(w.add(r * n + i));
+            let x: [S::F; C] = std::array::from_fn(|c| s.load_f32(x.add(c * tile.x_stride + i)));
+            for r in 0..ROWS {
+                let w = s.load_f32(w.add(r * n + i));
                 for c in 0..C {
-                    sums[r][c] = _mm256_fmadd_ps(w, x[c], sums[r][c]);
+                    sums[r][c] = s.fma(w, x[c], sums[r][c]);
                 }
             }
         }
     }
     for r in 0..n_rows {
         for c in 0..C {
-            let mut total = sum8(sums[r][c]);
-            for i in n8..n {
+            let mut total = s.sum(sums[r][c]);
+            for i in whole..n {
                 // SAFETY: column i exists by the contract.
                 total += unsafe { *w.add(r * n + i) * *x.add(c * tile.x_stride + i) };
             }
