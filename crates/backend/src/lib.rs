@@ -19,7 +19,7 @@ mod weights;
 pub use batch::{Batch, Span};
 pub use kv::{KvFormat, KvShape, PAGE_LEN};
 pub use rotation::{Pairing, Rotation};
-pub use weights::{MatrixPart, MatrixSource};
+pub use weights::{MatrixPart, MatrixSource, Storage};
 
 /// What can go wrong when a back-end is asked for memory.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,9 @@ pub trait Backend: Send + Sync + 'static {
     fn add(&self, x: &mut Self::Activations, y: &Self::Activations);
     /// `out[i] = x[rows[i]]`.
     fn gather(&self, x: &Self::Activations, rows: &[usize], out: &mut Self::Activations);
+
+    /// A matrix will be multiplied with soon: if its weights must come from a file, reading them may begin.
+    fn expect(&self, _: &Self::Matrix) {}
 
     /// Several products of one input: a back-end that prepares its input (quantizes, packs) does so once.
     fn matmul_shared(&self, x: &Self::Activations, products: &mut [(&Self::Matrix, &mut Self::Activations)]) {

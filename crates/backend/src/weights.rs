@@ -3,6 +3,22 @@
 use puna_format::Format;
 use std::sync::Arc;
 
+/// Where a part's bytes are.
+pub trait Storage: Send + Sync {
+    /// The bytes.
+    fn bytes(&self) -> &[u8];
+    /// They will be read soon: where they come from a file, reading may begin.
+    fn will_need(&self) {}
+    /// They were copied and will hardly be read again: where they can be had from a file, their memory may be taken.
+    fn copied(&self) {}
+}
+
+impl Storage for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
 /// A rectangle of a matrix, row-major and contiguous, in memory that stays valid as long as it is held.
 #[derive(Clone)]
 pub struct MatrixPart {
@@ -15,7 +31,7 @@ pub struct MatrixPart {
     /// Columns: whole blocks of the format.
     pub cols: usize,
     /// The encoded values, usually a range of a mapped file.
-    pub bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    pub bytes: Arc<dyn Storage>,
     /// One factor per row of the part, if the format keeps its scales apart (row-wise FP8); never with a block format.
     pub row_scales: Option<Arc<[f32]>>,
 }
@@ -39,19 +55,13 @@ pub struct MatrixSource {
 
 impl MatrixSource {
     /// One part with all the values.
-    pub fn whole(
-        name: &str,
-        format: Format,
-        rows: usize,
-        cols: usize,
-        bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
-    ) -> Self {
+    pub fn whole(name: &str, format: Format, rows: usize, cols: usize, bytes: Arc<dyn Storage>) -> Self {
         let part = MatrixPart { row0: 0, rows, col0: 0, cols, bytes, row_scales: None };
         MatrixSource { name: name.into(), format, rows, cols, parts: vec![part] }
     }
 
     /// Bytes of all parts.
     pub fn n_bytes(&self) -> u64 {
-        self.parts.iter().map(|part| (*part.bytes).as_ref().len() as u64).sum()
+        self.parts.iter().map(|part| part.bytes.bytes().len() as u64).sum()
     }
 }

@@ -54,6 +54,26 @@ impl Bytes {
     }
 }
 
+impl Bytes {
+    /// Begins to read a mapped range that will be needed soon. A hint.
+    pub fn will_need(&self) {
+        if let Owner::Mapped(map) = &self.owner {
+            #[cfg(unix)]
+            let _ = map.advise_range(memmap2::Advice::WillNeed, self.start, self.len);
+        }
+    }
+
+    /// Gives the memory of a mapped range back that will hardly be needed again: it can be had from the file. A hint.
+    pub fn forget(&self) {
+        if let Owner::Mapped(map) = &self.owner {
+            // SAFETY: the mapping is of a file and read-only, so whoever reads the range again reads the file's bytes
+            // again. Its ends are rounded outwards to pages, whose other bytes are the file's too.
+            #[cfg(unix)]
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.start, self.len) };
+        }
+    }
+}
+
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Bytes {
         let len = bytes.len();

@@ -8,11 +8,11 @@
 //! A row's result depends on its position and on the cache alone: pages come in order, scores are sums over `hd` in
 //! order, outputs are sums over tokens in order, whatever else is in the tile.
 
-use crate::simd::{Instructions, Kernel, Simd};
 use crate::kv::{KvCache, decode_keys, decode_values};
 use crate::matrix::Activations;
 use crate::pool::Pool;
 use crate::share::SharedMut;
+use crate::simd::{Instructions, Kernel, Simd};
 use puna_backend::{Batch, PAGE_LEN, Span};
 
 /// Query tokens per task: with four heads a group, 64 rows meet each decoded page.

@@ -19,10 +19,9 @@ pub use kv::KvCache;
 pub use matrix::{Activations, Matrix, Table};
 pub use simd::Instructions;
 
-use matmul::Input;
 use panel::Panels;
 use pool::Pool;
-use puna_backend::{Backend, Batch, Error, KvShape, MatrixSource, Rotation};
+use puna_backend::{Backend, Batch, Error, KvShape, MatrixSource, Rotation, Storage};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -83,10 +82,21 @@ impl Backend for Cpu {
         let take = |left: u64| left.checked_sub(n_bytes);
         let copy = blocks::has(table.format) && self.budget.fetch_update(Relaxed, Relaxed, take).is_ok();
         let panels = match copy {
-            true => Some(Panels::new(&self.pool, table.rows, table.row_bytes(), &|panel, out| table.interleave(panel, out))?),
+            true => {
+                let fill = |panel: usize, out: &mut [u8]| table.interleave(panel, out);
+                let panels = Panels::new(&self.pool, table.rows, table.row_bytes(), &fill)?;
+                table.storage().for_each(Storage::copied);
+                Some(panels)
+            }
             false => None,
         };
         Ok(Matrix { table, panels })
+    }
+
+    fn expect(&self, matrix: &Matrix) {
+        if matrix.panels.is_none() {
+            matrix.table.storage().for_each(Storage::will_need);
+        }
     }
 
     fn vector(&self, values: &[f32]) -> Result<Vec<f32>, Error> {
@@ -123,16 +133,7 @@ impl Backend for Cpu {
     }
 
     fn matmul_shared(&self, x: &Activations, products: &mut [(&Matrix, &mut Activations)]) {
-        // Formats may differ between the products (mixes such as Q4_K_M), but there are only two kinds of input.
-        let mut input = None;
-        for (w, out) in products {
-            let format = w.table.format;
-            if !input.as_ref().is_some_and(|input: &Input| input.fits(format)) {
-                input = Some(Input::prepare(&self.pool, self.instructions, format, x));
-            }
-            let input = input.as_ref().expect("set above");
-            matmul::matmul(&self.pool, self.instructions, x, input, w, out);
-        }
+        matmul::matmul(&self.pool, self.instructions, x, products);
     }
 
     fn rope(&self, x: &mut Activations, rotation: &Rotation) {

@@ -8,57 +8,67 @@ mod blocks;
 mod float;
 
 use crate::blocks as formats;
-use crate::matrix::{Activations, Band, Matrix, Segment};
+use crate::matrix::{Activations, Matrix, Segment};
 use crate::panel;
 use crate::pool::Pool;
 use crate::share::SharedMut;
 use crate::simd::Instructions;
 use crate::tokens::Tokens;
-use puna_format::Format;
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::ops::Range;
 
-/// The input of a product, as its kernel wants it.
-pub(crate) enum Input {
-    /// The activations as they are.
-    Float,
-    /// For block formats.
-    Quantized(Tokens),
-}
-
-impl Input {
-    /// Brings the activations into the form that a format's kernel takes.
-    pub fn prepare(pool: &Pool, instructions: Instructions, format: Format, x: &Activations) -> Input {
-        if !formats::has(format) {
-            return Input::Float;
-        }
-        let width = instructions.run(blocks::Width(x.rows));
-        Input::Quantized(Tokens::quantize(pool, instructions, x, width))
-    }
-
-    /// Whether this is what [`Self::prepare`] would make for `format`.
-    pub fn fits(&self, format: Format) -> bool {
-        formats::has(format) == matches!(self, Input::Quantized(_))
-    }
-}
-
-/// The product; `input` was prepared from `x` for the same format.
+/// Several products of one input, in one stage: the threads meet once for all of them.
 pub(crate) fn matmul(
     pool: &Pool,
     instructions: Instructions,
     x: &Activations,
-    input: &Input,
-    w: &Matrix,
-    out: &mut Activations,
+    products: &mut [(&Matrix, &mut Activations)],
 ) {
-    assert_eq!((x.cols, out.cols), (w.table.cols, w.table.rows), "matmul: columns of x and out");
-    out.set_rows(x.rows);
-    match input {
-        Input::Float => by_rows(pool, instructions, x, w, out),
-        Input::Quantized(x) => {
-            formats::with!(w.table.format, B => by_panels::<B>(pool, instructions, x, w, out), else unreachable!("no panels"));
-        }
-    }
+    // Formats may differ between the products (mixes such as Q4_K_M), but there are only two kinds of input.
+    let quantized = products.iter().any(|(w, _)| formats::has(w.table.format)).then(|| {
+        let width = instructions.run(blocks::Width(x.rows));
+        Tokens::quantize(pool, instructions, x, width)
+    });
+    let products: Vec<Job> = products
+        .iter_mut()
+        .map(|(w, out)| {
+            assert_eq!((x.cols, out.cols), (w.table.cols, w.table.rows), "matmul: columns of x and out");
+            let step = rows_per_task(w.table.rows, pool.n_threads(), x.rows);
+            Job { w, step, n_tasks: w.table.rows.div_ceil(step), out: SharedMut::new(out.set_rows(x.rows)) }
+        })
+        .collect();
+    pool.run(products.iter().map(|job| job.n_tasks).sum(), &|mut task| {
+        let job = products.iter().find(|job| {
+            let found = task < job.n_tasks;
+            task -= if found { 0 } else { job.n_tasks };
+            found
+        });
+        let job = job.expect("as many tasks as the products have together");
+        let rows = task * job.step..job.w.table.rows.min((task + 1) * job.step);
+        SCRATCH.with_borrow_mut(|scratch| match &quantized {
+            Some(x) if formats::has(job.w.table.format) => {
+                formats::with!(job.w.table.format, B => by_panels::<B>(instructions, x, job, rows, scratch), else ());
+            }
+            _ => by_rows(instructions, x, job, rows, scratch),
+        });
+    });
+}
+
+/// One product, as its tasks see it.
+struct Job<'a> {
+    w: &'a Matrix,
+    /// `[tokens, rows of w]`
+    out: SharedMut<'a, f32>,
+    /// Rows of a task, whole panels.
+    step: usize,
+    n_tasks: usize,
+}
+
+/// Rows that a task takes: enough that a thread streams, few enough that threads end together.
+fn rows_per_task(rows: usize, n_threads: usize, n_tokens: usize) -> usize {
+    let n_panels = if n_tokens > 8 { 1 } else { (rows / panel::ROWS / (n_threads * 8)).clamp(1, 8) };
+    n_panels * panel::ROWS
 }
 
 /// Memory that a thread's tasks work in.
@@ -74,46 +84,33 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// Some rows of a product of a block format.
 fn by_panels<B: formats::Blocks>(
-    pool: &Pool,
     instructions: Instructions,
     x: &Tokens,
-    w: &Matrix,
-    out: &mut Activations,
+    job: &Job,
+    rows: Range<usize>,
+    scratch: &mut Scratch,
 ) {
-    let rows = w.table.rows;
-    let n_panels = rows.div_ceil(panel::ROWS);
-    let panel_bytes = w.table.row_bytes() * panel::ROWS;
-    let step = panels_per_task(n_panels, pool.n_threads(), x.n_tokens());
-    let out = SharedMut::new(out.data_mut());
-    pool.run(n_panels.div_ceil(step), &|task| {
-        SCRATCH.with_borrow_mut(|scratch| {
-            for panel in task * step..n_panels.min((task + 1) * step) {
-                let row = panel * panel::ROWS;
-                let n_rows = panel::ROWS.min(rows - row);
-                let put = |token: usize, products: &[f32; panel::ROWS]| {
-                    // SAFETY: these columns of `out` belong to this task alone.
-                    let out = unsafe { out.slice(token * rows + row, n_rows) };
-                    out.copy_from_slice(&products[..n_rows]);
-                };
-                let weights = match &w.panels {
-                    Some(panels) => panels.get(panel),
-                    None => {
-                        scratch.panel.resize(panel_bytes, 0);
-                        w.table.interleave(panel, &mut scratch.panel);
-                        &scratch.panel
-                    }
-                };
-                let unpacked = &mut scratch.unpacked;
-                instructions.run(blocks::Product { weights, x, put, unpacked, blocks: PhantomData::<B> });
+    let table = &job.w.table;
+    for row in rows.clone().step_by(panel::ROWS) {
+        let n_rows = panel::ROWS.min(rows.end - row);
+        let put = |token: usize, products: &[f32; panel::ROWS]| {
+            // SAFETY: these columns of `out` belong to this task alone.
+            let out = unsafe { job.out.slice(token * table.rows + row, n_rows) };
+            out.copy_from_slice(&products[..n_rows]);
+        };
+        let weights = match &job.w.panels {
+            Some(panels) => panels.get(row / panel::ROWS),
+            None => {
+                scratch.panel.resize(table.row_bytes() * panel::ROWS, 0);
+                table.interleave(row / panel::ROWS, &mut scratch.panel);
+                &scratch.panel
             }
-        });
-    });
-}
-
-/// Panels that a task takes: enough that a thread streams, few enough that threads end together.
-fn panels_per_task(n_panels: usize, n_threads: usize, n_tokens: usize) -> usize {
-    if n_tokens > 8 { 1 } else { (n_panels / (n_threads * 8)).clamp(1, 8) }
+        };
+        let unpacked = &mut scratch.unpacked;
+        instructions.run(blocks::Product { weights, x, put, unpacked, blocks: PhantomData::<B> });
+    }
 }
 
 /// One column segment's product with all tokens: `x` and `out` are strided by token.
@@ -145,36 +142,29 @@ impl Tile<'_, '_> {
     }
 }
 
-/// Rows that a task takes at a time: enough that a thread streams, few enough that threads end together.
-fn rows_per_task(rows: usize, n_threads: usize, n_tokens: usize) -> usize {
-    if n_tokens > 1 { 16 } else { (rows / (n_threads * 8)).clamp(16, 128) / 16 * 16 }
-}
-
-fn by_rows(pool: &Pool, instructions: Instructions, x: &Activations, w: &Matrix, out: &mut Activations) {
-    let table = &w.table;
-    let step = rows_per_task(table.rows, pool.n_threads(), x.rows);
-    let tasks: Vec<(&Band, usize)> =
-        table.bands.iter().flat_map(|band| band.rows.clone().step_by(step).map(move |row| (band, row))).collect();
-    let out = SharedMut::new(out.data_mut());
-    pool.run(tasks.len(), &|index| {
-        let (band, row) = tasks[index];
+/// Some rows of a product of a float format.
+fn by_rows(instructions: Instructions, x: &Activations, job: &Job, rows: Range<usize>, scratch: &mut Scratch) {
+    let table = &job.w.table;
+    let mut row = rows.start;
+    while row < rows.end {
+        let band = table.bands.iter().find(|band| band.rows.contains(&row)).expect("the row exists");
+        let end = rows.end.min(band.rows.end);
         for segment in &band.segments {
             let tile = Tile {
                 segment,
                 row0: row - band.rows.start,
-                n_rows: step.min(band.rows.end - row),
+                n_rows: end - row,
                 x: &x.data()[segment.cols.start..],
                 x_stride: x.cols,
                 n_tokens: x.rows,
-                out,
+                out: job.out,
                 out0: row,
                 out_stride: table.rows,
                 first: segment.cols.start == 0,
             };
-            SCRATCH.with_borrow_mut(|scratch| {
-                let decoded = &mut scratch.decoded;
-                instructions.run(float::Product { format: table.format, tile: &tile, decoded });
-            });
+            let decoded = &mut scratch.decoded;
+            instructions.run(float::Product { format: table.format, tile: &tile, decoded });
         }
-    });
+        row = end;
+    }
 }

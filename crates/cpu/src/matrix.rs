@@ -3,7 +3,7 @@
 
 use crate::blocks;
 use crate::panel::{self, Panels};
-use puna_backend::{Error, MatrixSource};
+use puna_backend::{Error, MatrixSource, Storage};
 use puna_format::Format;
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(crate) struct Band {
 
 /// Some columns of a band, contiguous row by row.
 pub(crate) struct Segment {
-    bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    bytes: Arc<dyn Storage>,
     /// Factor of each row of the band, or none for 1.
     pub row_scales: Option<Arc<[f32]>>,
     pub cols: Range<usize>,
@@ -42,7 +42,7 @@ pub(crate) struct Segment {
 impl Segment {
     /// The encoded row `row`, counted from the band's first.
     pub fn row(&self, row: usize) -> &[u8] {
-        &(*self.bytes).as_ref()[row * self.row_bytes..][..self.row_bytes]
+        &self.bytes.bytes()[row * self.row_bytes..][..self.row_bytes]
     }
 
     /// What the products of row `row` are multiplied with.
@@ -63,7 +63,7 @@ impl Table {
             let row_bytes = source.format.row_bytes(part.cols).ok_or_else(|| {
                 unsupported("columns in whole blocks", format!("{} columns of {}", part.cols, source.format))
             })?;
-            let n_bytes = (*part.bytes).as_ref().len();
+            let n_bytes = part.bytes.bytes().len();
             if Some(n_bytes) != row_bytes.checked_mul(part.rows) {
                 return Err(unsupported("as many bytes as the shape says", format!("{n_bytes} bytes")));
             }
@@ -83,7 +83,9 @@ impl Table {
         }
         let mut row = 0;
         for band in &bands {
-            if blocks::has(source.format) && !band.segments.iter().map(|s| &s.cols).eq(bands[0].segments.iter().map(|s| &s.cols)) {
+            if blocks::has(source.format)
+                && !band.segments.iter().map(|s| &s.cols).eq(bands[0].segments.iter().map(|s| &s.cols))
+            {
                 return Err(unsupported("all rows of a block format cut at the same columns", "others".into()));
             }
             let mut col = 0;
@@ -109,11 +111,17 @@ impl Table {
         self.format.row_bytes(self.cols).expect("segments of whole blocks")
     }
 
+    /// Where the bytes are.
+    pub(crate) fn storage(&self) -> impl Iterator<Item = &dyn Storage> {
+        self.bands.iter().flat_map(|band| &band.segments).map(|segment| &*segment.bytes)
+    }
+
     /// Interleaves panel `panel` to `out`.
     pub(crate) fn interleave(&self, panel: usize, out: &mut [u8]) {
         let rows = panel * panel::ROWS..self.rows.min((panel + 1) * panel::ROWS);
-        let bands: [Option<&Band>; panel::ROWS] =
-            std::array::from_fn(|i| self.bands.iter().find(|band| rows.contains(&(rows.start + i)) && band.rows.contains(&(rows.start + i))));
+        let bands: [Option<&Band>; panel::ROWS] = std::array::from_fn(|i| {
+            self.bands.iter().find(|band| rows.contains(&(rows.start + i)) && band.rows.contains(&(rows.start + i)))
+        });
         // All bands are cut into the same columns, or a row of this panel would end up in the wrong place.
         let mut start = 0;
         for (i, segment) in self.bands[0].segments.iter().enumerate() {

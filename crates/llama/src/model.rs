@@ -154,6 +154,8 @@ impl<B: Backend> Model for Llama<B> {
 
         backend.embed(&weights.embedding, batch.ids, &mut s.x);
         for (i, layer) in weights.layers.iter().enumerate() {
+            let next = weights.layers.get(i + 1).map_or(vec![&weights.output], |next| next.matrices().to_vec());
+            next.into_iter().for_each(|matrix| backend.expect(matrix));
             backend.rms_norm(&s.x, &layer.attention_norm, config.norm_eps, &mut s.normed);
             backend.matmul_shared(&s.normed, &mut [(&layer.q, &mut s.q), (&layer.k, &mut s.k), (&layer.v, &mut s.v)]);
             backend.rope(&mut s.q, &rotation);

@@ -1,8 +1,8 @@
 //! From a checkpoint's tensors to a back-end's.
 
 use crate::Error;
-use puna_backend::{Backend, KvFormat, MatrixPart, MatrixSource};
-use puna_checkpoint::{Checkpoint, Config, LayerTensor, Name, Tensor};
+use puna_backend::{Backend, KvFormat, MatrixPart, MatrixSource, Storage};
+use puna_checkpoint::{Bytes, Checkpoint, Config, LayerTensor, Name, Tensor};
 use std::sync::Arc;
 
 /// How a model is held.
@@ -34,6 +34,13 @@ pub(crate) struct Layer<B: Backend> {
     pub up: B::Matrix,
     /// `[dim, ffn_dim]`
     pub down: B::Matrix,
+}
+
+impl<B: Backend> Layer<B> {
+    /// The matrices, in the order of their use.
+    pub fn matrices(&self) -> [&B::Matrix; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
 }
 
 /// All weights.
@@ -82,6 +89,23 @@ impl<B: Backend> Weights<B> {
     }
 }
 
+/// A checkpoint's bytes, as a back-end sees them.
+struct Mapped(Bytes);
+
+impl Storage for Mapped {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn will_need(&self) {
+        self.0.will_need();
+    }
+
+    fn copied(&self) {
+        self.0.forget();
+    }
+}
+
 /// A tensor as a back-end takes it: the same bytes, shared.
 fn source(tensor: &Tensor) -> MatrixSource {
     let parts = tensor.parts.iter().map(|part| MatrixPart {
@@ -89,7 +113,7 @@ fn source(tensor: &Tensor) -> MatrixSource {
         rows: part.rows,
         col0: part.col0,
         cols: part.cols,
-        bytes: Arc::new(part.bytes.clone()),
+        bytes: Arc::new(Mapped(part.bytes.clone())),
         row_scales: part.row_scales.clone(),
     });
     MatrixSource {

@@ -14,6 +14,9 @@ use std::path::PathBuf;
 /// Tokens of one forward pass: enough that each weight's unpacking is paid by many.
 pub const MAX_BATCH: usize = 512;
 
+/// Memory that is left to activations, the program and the system.
+const HEADROOM: u64 = 2 << 30;
+
 /// Which model, and how to hold it.
 #[derive(Args)]
 pub struct ModelArgs {
@@ -100,8 +103,13 @@ impl ModelArgs {
         let context = self.context(&checkpoint.config, wanted)?;
         let options = LoadOptions { kv_format: self.kv.into(), cache_tokens: context, max_batch: MAX_BATCH };
         let bar = show::byte_bar("loading", checkpoint.tensor_bytes());
-        let model = Llama::load(self.cpu(), checkpoint, options, &mut |done, _| bar.set_position(done))
-            .with_context(|| self.model.display().to_string())?;
+        // A copy of the weights that is faster to read takes their place in memory, as far as there is room beside the
+        // keys and values; of a larger model the first layers are copied, and the rest comes from the file each time.
+        let kv_bytes = kv_shape(&checkpoint.config, self.kv.into(), context).bytes_at(context);
+        let room = available_memory().map_or(u64::MAX, |available| available.saturating_sub(kv_bytes + HEADROOM));
+        let model =
+            Llama::load(self.cpu().with_budget(room), checkpoint, options, &mut |done, _| bar.set_position(done))
+                .with_context(|| self.model.display().to_string())?;
         bar.finish_and_clear();
         Ok(Engine::new(Box::new(model), context))
     }

@@ -54,9 +54,8 @@ impl Blocks for IQ4_XS {
     #[inline(always)]
     unsafe fn factors<S: Simd>(s: S, at: At, d: S::F, group: usize) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
-        let (low, high) = unsafe {
-            (at.word(s, offset_of!(BlockIQ4_XS, scales_l)), at.u16(s, offset_of!(BlockIQ4_XS, scales_h)))
-        };
+        let (low, high) =
+            unsafe { (at.word(s, offset_of!(BlockIQ4_XS, scales_l)), at.u16(s, offset_of!(BlockIQ4_XS, scales_h))) };
         let low = s.and(shift(s, byte(s, low, group / 2), -(group as i32 % 2 * 4)), s.splat(15));
         let high = s.and(shift(s, high, -2 * group as i32), s.splat(3));
         let scale = s.sub(s.or(low, s.shl(high, 4)), s.splat(32));

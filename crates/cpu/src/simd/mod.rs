@@ -125,7 +125,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn exp(self, x: Self::F) -> Self::F {
         let s = self;
         // The order of the operands hands a NaN through.
-        let x = s.max(s.splat_f32(-87.3), s.sub_f32(s.splat_f32(0.0), s.max(s.splat_f32(-88.0), s.sub_f32(s.splat_f32(0.0), x))));
+        let x = s.max(
+            s.splat_f32(-87.3),
+            s.sub_f32(s.splat_f32(0.0), s.max(s.splat_f32(-88.0), s.sub_f32(s.splat_f32(0.0), x))),
+        );
         let n = s.to_i32(s.mul(x, s.splat_f32(std::f32::consts::LOG2_E)));
         let whole = s.to_f32(n);
         // ln 2 in two pieces, the first with few enough bits that n times it is exact.
