@@ -5,7 +5,7 @@
 use crate::Error;
 use std::{
     fs::File,
-    io::{BufWriter, Write},
+    io::{BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -31,6 +31,14 @@ impl Pending {
         self.file.write_all(bytes).map_err(Error::io(&self.temporary))
     }
 
+    /// Leaves `n` bytes out: they read as zeros, and take no room where the file system has holes.
+    pub(crate) fn skip(&mut self, n: u64) -> Result<(), Error> {
+        let too_large = || wrong(&self.path, format!("a hole of {n} bytes"));
+        let n = i64::try_from(n).map_err(|_| too_large())?;
+        self.file.seek(SeekFrom::Current(n)).map_err(Error::io(&self.temporary))?;
+        Ok(())
+    }
+
     pub(crate) fn pad(&mut self, n: u64) -> Result<(), Error> {
         let zeros = vec![0; usize::try_from(n).map_err(|_| wrong(&self.path, format!("{n} bytes of padding")))?];
         self.write(&zeros)
@@ -38,7 +46,10 @@ impl Pending {
 
     /// Syncs, renames, and syncs the directory that holds the name.
     pub(crate) fn finish(mut self) -> Result<(), Error> {
+        let end = self.file.stream_position().map_err(Error::io(&self.temporary))?;
         self.file.flush().map_err(Error::io(&self.temporary))?;
+        // A hole at the end is none until the file is that long.
+        self.file.get_ref().set_len(end).map_err(Error::io(&self.temporary))?;
         self.file.get_ref().sync_all().map_err(Error::io(&self.temporary))?;
         std::fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path))?;
         sync_directory(self.path.parent().unwrap_or(Path::new("")))
@@ -84,19 +95,35 @@ impl Tensors {
 
     /// Appends to the current tensor; when it is full the next one becomes current.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let Some((name, size)) = self.sizes.get(self.current) else {
-            return Err(wrong(&self.file.path, format!("{} bytes after the last declared tensor", bytes.len())));
-        };
-        let written = self.written + bytes.len() as u64;
-        if written > *size {
-            return Err(wrong(
-                &self.file.path,
-                format!("tensor `{name}` is given {written} bytes, declared were {size}"),
-            ));
-        }
+        self.count(bytes.len() as u64)?;
         self.file.write(bytes)?;
+        self.advance()
+    }
+
+    /// Appends `n` zeros as a hole.
+    pub(crate) fn skip(&mut self, n: u64) -> Result<(), Error> {
+        self.count(n)?;
+        self.file.skip(n)?;
+        self.advance()
+    }
+
+    /// Counts bytes that the current tensor is about to get.
+    fn count(&mut self, n: u64) -> Result<(), Error> {
+        let Some((name, size)) = self.sizes.get(self.current) else {
+            return Err(wrong(&self.file.path, format!("{n} bytes after the last declared tensor")));
+        };
+        let written = self.written.saturating_add(n);
+        if written > *size {
+            let what = format!("tensor `{name}` is given {written} bytes, declared were {size}");
+            return Err(wrong(&self.file.path, what));
+        }
         self.written = written;
-        if written == *size {
+        Ok(())
+    }
+
+    /// Goes on to the next tensor if the current one is full.
+    fn advance(&mut self) -> Result<(), Error> {
+        if let Some((_, size)) = self.sizes.get(self.current).filter(|(_, size)| *size == self.written) {
             self.file.pad(size.next_multiple_of(self.alignment) - size)?;
             self.current += 1;
             self.written = 0;
@@ -141,5 +168,19 @@ mod tests {
         tensors.finish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), [1, 2, 3, 4, 0, 0, 0, 0, 5, 6, 7, 0, 0, 0, 0, 0]);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn holes_are_zeros_at_the_end_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let mut tensors = Tensors::new(Pending::create(&path).unwrap(), vec![("a".into(), 4), ("b".into(), 3)], 4);
+        tensors.append(&[1]).unwrap();
+        assert!(tensors.skip(4).is_err());
+        tensors.skip(3).unwrap();
+        tensors.append(&[2]).unwrap();
+        tensors.skip(2).unwrap();
+        tensors.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [1, 0, 0, 0, 2, 0, 0, 0]);
     }
 }

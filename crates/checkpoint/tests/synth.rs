@@ -4,7 +4,7 @@
 
 use puna_checkpoint::{
     Name, TokenizerSource, open,
-    synth::{Container, Shape, SynthFormat, write},
+    synth::{Container, Shape, SynthFormat, Weights, write},
 };
 use std::path::Path;
 
@@ -15,7 +15,7 @@ fn shape() -> Shape {
 
 fn synth(format: &str, container: Container, out: &Path, seed: u64) {
     let mut last = (0, 0);
-    write(&shape(), format.parse().unwrap(), container, out, seed, &mut |done, total| {
+    write(&shape(), format.parse().unwrap(), container, out, Weights::Random { seed }, &mut |done, total| {
         assert!(done > last.0 && done <= total);
         last = (done, total);
     })
@@ -88,12 +88,37 @@ fn tied_embeddings_and_other_layers() {
     let json = r#"{"dim": 64, "n_layers": 3, "n_heads": 8, "ffn_dim": 96, "vocab_size": 520, "tied_embeddings": true}"#;
     let shape = Shape::from_json("tied", json).unwrap().with_layers(1).unwrap();
     let path = dir.path().join("x.gguf");
-    write(&shape, "Q8_0".parse().unwrap(), Container::Gguf, &path, 0, &mut |_, _| {}).unwrap();
+    write(&shape, "Q8_0".parse().unwrap(), Container::Gguf, &path, Weights::Random { seed: 0 }, &mut |_, _| {})
+        .unwrap();
     let model = open(&path).unwrap();
     assert!(model.config.tied_embeddings && model.config.n_layers == 1 && model.tensor(Name::Output).is_none());
     // 64 values are no whole blocks of 256.
-    let error = write(&shape, "Q4_K_M".parse().unwrap(), Container::Gguf, &path, 0, &mut |_, _| {}).unwrap_err();
+    let error =
+        write(&shape, "Q4_K_M".parse().unwrap(), Container::Gguf, &path, Weights::Random { seed: 0 }, &mut |_, _| {})
+            .unwrap_err();
     assert!(error.to_string().contains("multiple of 256"), "{error}");
-    let error = write(&shape, "Q8_0".parse().unwrap(), Container::Safetensors, &path, 0, &mut |_, _| {}).unwrap_err();
+    let error = write(
+        &shape,
+        "Q8_0".parse().unwrap(),
+        Container::Safetensors,
+        &path,
+        Weights::Random { seed: 0 },
+        &mut |_, _| {},
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("Q8_0"), "{error}");
+}
+
+#[test]
+fn holes_are_a_model_of_zeros() {
+    let dir = tempfile::tempdir().unwrap();
+    for (container, format, name) in [(Container::Gguf, "Q4_0", "m.gguf"), (Container::Safetensors, "BF16", "m")] {
+        let path = dir.path().join(name);
+        write(&shape(), format.parse().unwrap(), container, &path, Weights::Holes, &mut |_, _| {}).unwrap();
+        let checkpoint = puna_checkpoint::open(&path).unwrap();
+        for tensor in checkpoint.tensors() {
+            let expected = if tensor.name.is_norm() { 1.0 } else { 0.0 };
+            assert!(tensor.to_f32().iter().all(|v| *v == expected), "{}", tensor.name);
+        }
+    }
 }

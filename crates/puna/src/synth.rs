@@ -2,7 +2,7 @@
 
 use crate::show;
 use anyhow::{Context, Result, bail};
-use puna_checkpoint::synth::{self, Container, Shape, SynthFormat};
+use puna_checkpoint::synth::{self, Container, Shape, SynthFormat, Weights};
 use std::path::PathBuf;
 
 /// Write a model of random weights, to measure a machine before downloading anything
@@ -10,7 +10,8 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   puna synth llama-3.1-8b --format Q8_0 -o 8b-q8_0.gguf
-  puna synth llama-3.1-405b --layers 4 --format BF16 -o ./405b-short")]
+  puna synth llama-3.1-405b --layers 4 --format BF16 -o ./405b-short
+  puna synth llama-3.1-405b --format Q4_0 --sparse -o 405b-q4_0.gguf")]
 pub struct Args {
     /// llama-3.1-8b, -70b, -405b, llama-3.2-1b, or a JSON file of sizes
     shape: String,
@@ -26,6 +27,9 @@ pub struct Args {
     /// Equal seeds give equal files
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Weights of zeros as holes in the files, which take no room on the disk: for models larger than it
+    #[arg(long, conflicts_with = "seed")]
+    sparse: bool,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -47,8 +51,9 @@ pub fn run(args: Args) -> Result<()> {
     };
     let is_gguf = args.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
     let container = if is_gguf { Container::Gguf } else { Container::Safetensors };
+    let weights = if args.sparse { Weights::Holes } else { Weights::Random { seed: args.seed } };
     let bar = show::byte_bar("writing", 0);
-    synth::write(&shape, format, container, &args.output, args.seed, &mut |done, total| {
+    synth::write(&shape, format, container, &args.output, weights, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;

@@ -91,6 +91,14 @@ impl Writer {
         self.0.append(bytes)
     }
 
+    /// Appends `n` zeros to the current tensor that take no room on disks whose file system has holes.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn skip(&mut self, n: u64) -> Result<(), Error> {
+        self.0.skip(n)
+    }
+
     /// Syncs the file and gives it its name. Dropped without this, the writer leaves nothing behind.
     ///
     /// # Errors

@@ -47,6 +47,33 @@ impl Container {
     }
 }
 
+/// What the weights are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// Random; equal seeds give equal files.
+    Random {
+        /// The seed.
+        seed: u64,
+    },
+    /// Holes in the files: zeros that take no room on the disk, for models larger than it.
+    Holes,
+}
+
+/// Some of a tensor.
+enum Piece<'a> {
+    Bytes(&'a [u8]),
+    Hole(u64),
+}
+
+impl Piece<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Piece::Bytes(bytes) => bytes.len() as u64,
+            Piece::Hole(n) => *n,
+        }
+    }
+}
+
 /// Weights in one safetensors file, at most; what the hub's tools split at.
 const SHARD: u64 = 5_000_000_000;
 /// Bytes made and written at once.
@@ -65,7 +92,7 @@ pub fn write(
     format: SynthFormat,
     container: Container,
     out: &Path,
-    seed: u64,
+    weights: Weights,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), Error> {
     let config = shape.config();
@@ -92,14 +119,21 @@ pub fn write(
             )
         })?;
     }
-    let mut pools = Pools { seed, pools: BTreeMap::new(), scratch: Vec::new() };
+    let mut pools = Pools { weights, pools: BTreeMap::new(), scratch: Vec::new() };
     match container {
         Container::Gguf => {
             let metadata = gguf::metadata(shape.name(), config, &vocabulary::gguf(config), None);
             let declarations: Vec<Declaration> = tensors.iter().map(|tensor| tensor.declaration.clone()).collect();
             let mut writer = gguf::Writer::create(out, &metadata, &declarations)?;
             for tensor in &tensors {
-                pools.write(tensor, &mut |bytes| writer.append(bytes).map(|()| written.add(bytes)))?;
+                pools.write(tensor, &mut |piece| {
+                    match piece {
+                        Piece::Bytes(bytes) => writer.append(bytes)?,
+                        Piece::Hole(n) => writer.skip(n)?,
+                    }
+                    written.add(&piece);
+                    Ok(())
+                })?;
             }
             writer.finish()
         }
@@ -117,8 +151,8 @@ struct Written<'p> {
 }
 
 impl Written<'_> {
-    fn add(&mut self, bytes: &[u8]) {
-        self.done += bytes.len() as u64;
+    fn add(&mut self, piece: &Piece<'_>) {
+        self.done += piece.len();
         (self.progress)(self.done, self.total);
     }
 }
@@ -161,7 +195,14 @@ fn directory(
         let declarations: Vec<Declaration> = shard.iter().map(|tensor| tensor.declaration.clone()).collect();
         let mut writer = safetensors::Writer::create(&out.join(&name), &declarations)?;
         for tensor in shard.iter() {
-            pools.write(tensor, &mut |bytes| writer.append(bytes).map(|()| written.add(bytes)))?;
+            pools.write(tensor, &mut |piece| {
+                match piece {
+                    Piece::Bytes(bytes) => writer.append(bytes)?,
+                    Piece::Hole(n) => writer.skip(n)?,
+                }
+                written.add(&piece);
+                Ok(())
+            })?;
             map.insert(tensor.declaration.name.clone(), name.clone().into());
         }
         writer.finish()?;
@@ -284,7 +325,7 @@ struct Pool {
 }
 
 struct Pools {
-    seed: u64,
+    weights: Weights,
     /// By format and row length, on which the standard deviation depends.
     pools: BTreeMap<(Format, usize), Pool>,
     scratch: Vec<u8>,
@@ -296,15 +337,18 @@ const RUNS: usize = 1 << 12;
 const RUN: usize = 256;
 
 impl Pools {
-    fn write(&mut self, tensor: &Planned, append: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    fn write(&mut self, tensor: &Planned, append: &mut dyn FnMut(Piece) -> Result<(), Error>) -> Result<(), Error> {
         let Declaration { format, shape, .. } = &tensor.declaration;
         let cols = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().product::<usize>() / cols;
+        let tensor_bytes = tensor.declaration.n_bytes().expect("`write` checked every tensor's size");
         match &tensor.content {
-            Content::Values(values) => append(&encoded(*format, values)),
-            Content::Constant(value) => append(&encoded(*format, &vec![*value; rows * cols])),
+            Content::Values(values) => append(Piece::Bytes(&encoded(*format, values))),
+            Content::Constant(value) => append(Piece::Bytes(&encoded(*format, &vec![*value; rows * cols]))),
             Content::Random { tensor } => {
-                let seed = self.seed;
+                let Weights::Random { seed } = self.weights else {
+                    return append(Piece::Hole(tensor_bytes));
+                };
                 let pool = self.pools.entry((*format, cols)).or_insert_with(|| Pool::new(*format, cols, seed));
                 let row_bytes = format.row_bytes(cols).expect("`write` checked every row length");
                 let rows_at_once = (CHUNK / row_bytes).clamp(1, rows);
@@ -314,7 +358,7 @@ impl Pools {
                     self.scratch.par_chunks_exact_mut(row_bytes).enumerate().with_min_len(16).for_each(|(i, row)| {
                         pool.fill(row, seed, *tensor, (first + i) as u64);
                     });
-                    append(&self.scratch)?;
+                    append(Piece::Bytes(&self.scratch))?;
                 }
                 Ok(())
             }
