@@ -7,21 +7,25 @@
 //! A stage waits for the workers that take part in it, never for one that the system has not let run yet: where other
 //! programs hold the cores, the caller does the work alone instead of waiting at every barrier.
 
+#[cfg(all(loom, test))]
+mod model;
+mod sync;
+
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::PoisonError;
+use sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use sync::thread::{self, JoinHandle};
+use sync::{Arc, Condvar, Mutex, MutexGuard, UnsafeCell};
 
 /// Spins before a thread offers its core to others, some 10 µs, and offers before it sleeps, some 100 µs: longer than the
 /// serial stretches between the stages of one token.
-const SPINS: usize = 1_000;
-const YIELDS: usize = 300;
+const SPINS: usize = if cfg!(loom) { 0 } else { 1_000 };
+const YIELDS: usize = if cfg!(loom) { 1 } else { 300 };
 
 /// Waits in a loop: `wait_a_little(n)` for n = 0, 1, …
 fn wait_a_little(n: usize) {
-    if n < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+    if n < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
 }
 
 /// What [`Shared::stage`] counts: the stages begun, whether the last one may still be entered, and who is in it.
@@ -96,7 +100,7 @@ impl Pool {
             .map(|i| {
                 let shared = shared.clone();
                 let name = format!("puna-cpu-{i}");
-                std::thread::Builder::new().name(name).spawn(move || shared.work()).expect("the system gives threads")
+                thread::Builder::new().name(name).spawn(move || shared.work()).expect("the system gives threads")
             })
             .collect();
         Pool { shared, workers, turn: Mutex::new(()) }
@@ -116,14 +120,14 @@ impl Pool {
             (0..n_tasks).for_each(task);
             return;
         }
-        let _turn = lock(&self.turn);
+        let turn = lock(&self.turn);
         let shared = &*self.shared;
         // SAFETY: only the lifetime is erased. This function does not return before the stage is closed and empty, and
         // a worker touches the job only between entering and leaving.
         let task: *const (dyn Fn(usize) + Sync) =
             unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
         // SAFETY: we hold `turn` and the last `run` left the stage closed and empty, so nobody reads the job now.
-        unsafe { *shared.job.get() = Job { task, n_tasks } };
+        shared.job.with_mut(|job| unsafe { *job = Job { task, n_tasks } });
         shared.next.store(0, Ordering::Relaxed);
         shared.stage.fetch_add(stage::NEXT | stage::OPEN, Ordering::Release);
         // A worker looks at the stage again under this lock before it sleeps, so none can miss it.
@@ -139,6 +143,7 @@ impl Pool {
             waits += 1;
         }
         let panic = lock(&shared.panic).take();
+        drop(turn);
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
@@ -149,7 +154,7 @@ impl Shared {
     fn run_tasks(&self) {
         // SAFETY: called by `run` after it wrote the job, or by a worker that entered the stage (acquire); the job is not
         // written again before the stage is closed and empty.
-        let Job { task, n_tasks } = unsafe { *self.job.get() };
+        let Job { task, n_tasks } = self.job.with(|job| unsafe { *job });
         let result = catch_unwind(AssertUnwindSafe(|| {
             loop {
                 let index = self.next.fetch_add(1, Ordering::Relaxed);
@@ -221,7 +226,7 @@ impl Drop for Pool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
