@@ -2,7 +2,8 @@
 //!
 //! Loom runs a model again and again, each time with another order of the threads' steps and other values that the memory
 //! orders allow a load to see. Its cells notice two accesses that nothing orders, its scheduler a wait that nothing ends.
-//! Models must be tiny: a third thread or a second stage multiplies what there is to try. `.ci/model-check` runs them.
+//! Models must be tiny: a third thread or a second stage multiplies what there is to try, so each bounds how often a
+//! thread is interrupted where it need not be. `.ci/model-check` runs them.
 
 use super::sync::UnsafeCell;
 use super::*;
@@ -51,19 +52,55 @@ fn meeting(pool: &Pool) {
     });
 }
 
+/// Tries a model with at most so many preemptions, or any number; `LOOM_MAX_PREEMPTIONS` overrules it.
+fn check(preemptions: impl Into<Option<usize>>, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(preemptions.into());
+    builder.check(model);
+}
+
+/// Models that could not fail would pass for ever.
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn a_race_is_noticed() {
+    check(None, || {
+        let cell = Cells::<1>::new();
+        Pool::new(2).run(2, &|_| cell.add(0, 1));
+    });
+}
+
+#[test]
+fn a_task_is_taken_once() {
+    check(3, || {
+        let shared = Arc::new((Part(AtomicU64::new(Part::pack(0..3))), Cells::<3>::new()));
+        let take = |take: fn(&Part) -> Option<usize>| {
+            let shared = shared.clone();
+            move || {
+                while let Some(task) = take(&shared.0) {
+                    shared.1.add(task, 1);
+                }
+            }
+        };
+        let thieves = [0; 2].map(|_| thread::spawn(take(Part::take_last)));
+        take(Part::take_first)();
+        thieves.into_iter().for_each(|thief| thief.join().unwrap());
+        (0..3).for_each(|task| assert_eq!(shared.1.get(task), 1, "task {task}"));
+    });
+}
+
 #[test]
 fn an_idle_pool_ends() {
-    loom::model(|| drop(Pool::new(3)));
+    check(None, || drop(Pool::new(3)));
 }
 
 #[test]
 fn tasks_run_once_and_are_seen() {
-    loom::model(|| stage::<3>(&Pool::new(2)));
+    check(None, || stage::<3>(&Pool::new(2)));
 }
 
 #[test]
 fn stages_do_not_mix() {
-    loom::model(|| {
+    check(3, || {
         let pool = Pool::new(2);
         stage::<2>(&pool);
         stage::<3>(&pool);
@@ -72,7 +109,7 @@ fn stages_do_not_mix() {
 
 #[test]
 fn a_stage_sees_the_stage_before() {
-    loom::model(|| {
+    check(3, || {
         let pool = Pool::new(2);
         let (first, second) = (Cells::<2>::new(), Cells::<2>::new());
         pool.run(2, &|i| first.add(i, i + 1));
@@ -83,12 +120,12 @@ fn a_stage_sees_the_stage_before() {
 
 #[test]
 fn three_threads_share_a_stage() {
-    loom::model(|| stage::<3>(&Pool::new(3)));
+    check(1, || stage::<3>(&Pool::new(3)));
 }
 
 #[test]
 fn no_worker_sleeps_through_a_stage() {
-    loom::model(|| {
+    check(3, || {
         let pool = Pool::new(2);
         meeting(&pool);
         meeting(&pool);
@@ -97,7 +134,7 @@ fn no_worker_sleeps_through_a_stage() {
 
 #[test]
 fn callers_take_turns() {
-    loom::model(|| {
+    check(2, || {
         let pool = Arc::new(Pool::new(2));
         let other = pool.clone();
         let other = thread::spawn(move || stage::<2>(&other));
@@ -108,7 +145,7 @@ fn callers_take_turns() {
 
 #[test]
 fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
-    loom::model(|| {
+    check(3, || {
         let pool = Pool::new(2);
         let ended = Cells::<2>::new();
         let panic = catch_unwind(AssertUnwindSafe(|| {
