@@ -4,40 +4,25 @@
 //! stage every 100 µs, so waking a sleeping thread for each would cost more than the work. Workers therefore spin for a
 //! while after a stage, and sleep only when the next one does not come.
 //!
-//! A stage waits for the workers that take part in it, never for one that the system has not let run yet: where other
-//! programs hold the cores, the caller does the work alone instead of waiting at every barrier.
+//! The tasks of a stage are dealt in contiguous parts, one a thread, because memory is read fastest in one long run. Who
+//! has done his own part takes from the far ends of the others': a thread that the system has not let run yet, or runs
+//! slowly, is helped, not waited for. Where other programs hold the cores, the caller does all of the work alone.
+//!
+//! What keeps this sound: **who has taken a task keeps the stage open until he has reported it**. Nobody touches the
+//! closure otherwise, so it does not matter how late a thread comes or in which stage it believes to be: there are
+//! tasks to take, and then they are the present stage's, or there are none. `pool/model.rs` lets loom try to break it.
+
+#[cfg(all(loom, test))]
+mod model;
+mod sync;
 
 use std::any::Any;
-use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-
-/// Spins before a thread offers its core to others, some 10 µs, and offers before it sleeps, some 100 µs: longer than the
-/// serial stretches between the stages of one token.
-const SPINS: usize = 1_000;
-const YIELDS: usize = 300;
-
-/// Waits in a loop: `wait_a_little(n)` for n = 0, 1, …
-fn wait_a_little(n: usize) {
-    if n < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
-}
-
-/// What [`Shared::stage`] counts: the stages begun, whether the last one may still be entered, and who is in it.
-mod stage {
-    /// Workers in the stage: the lowest bits.
-    pub const WORKERS: u64 = OPEN - 1;
-    /// The stage may be entered.
-    pub const OPEN: u64 = 1 << 15;
-    /// One stage more.
-    pub const NEXT: u64 = 1 << 16;
-
-    /// The number of a stage.
-    pub fn number(stage: u64) -> u64 {
-        stage / NEXT
-    }
-}
+use std::sync::PoisonError;
+use sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use sync::thread::{self, JoinHandle};
+use sync::{Arc, Mutex, MutexGuard, UnsafeCell, wait_a_little};
 
 /// A fixed set of threads that runs one job at a time; the caller's thread is one of them.
 pub struct Pool {
@@ -48,31 +33,93 @@ pub struct Pool {
 }
 
 struct Shared {
-    /// See [`stage`].
-    stage: AtomicU64,
-    /// The job of this stage. Written only while the stage is closed and nobody is in it.
-    job: UnsafeCell<Job>,
-    /// The next task to hand out.
-    next: AtomicUsize,
+    stage: Line<Stage>,
+    /// What is left of each thread's part; the caller's is the first.
+    parts: Box<[Line<Part>]>,
+    /// Workers that sleep, or are about to.
+    asleep: Line<AtomicUsize>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    stop: AtomicBool,
-    asleep: Mutex<usize>,
-    wake: Condvar,
 }
 
-#[derive(Clone, Copy)]
-struct Job {
-    /// Borrowed from the caller of `run`, who waits until no worker uses it any more.
-    task: *const (dyn Fn(usize) + Sync),
-    n_tasks: usize,
+/// Alone in what processors hand over at a time: two lines on x86, which fetches them in pairs, one of Apple's.
+#[repr(align(128))]
+struct Line<T>(T);
+
+/// The job, and what of it is still to be reported. Written by the caller while no task is taken and none can be.
+struct Stage {
+    /// Borrowed from the caller of `run`, who returns only when nobody uses it any more.
+    task: UnsafeCell<*const (dyn Fn(usize) + Sync)>,
+    /// Tasks not yet reported.
+    open: AtomicUsize,
+    /// A task has panicked: what has not begun need not.
+    panicked: AtomicBool,
 }
 
-// SAFETY: `job` is written by `Pool::run` alone (it holds `turn`) while the stage is closed and empty, and read by workers
-// only after they entered an open stage, which was opened (release/acquire) after the write. The pointer in it is to a
-// `Sync` closure.
-unsafe impl Sync for Shared {}
+// SAFETY: `task` is written by `Pool::run` alone, under `turn`, when all tasks of the last stage were reported and before
+// those of this one can be taken, and read only between taking a task and reporting it. Taking acquires what dealing
+// released, and the caller's wait what reporting released. The pointer in it is to a `Sync` closure.
+unsafe impl Sync for Stage {}
 // SAFETY: as above; nothing in it is tied to a thread.
-unsafe impl Send for Shared {}
+unsafe impl Send for Stage {}
+
+/// Tasks that nobody has taken yet, `first..end`: the two in one word, so that a task is taken by one exchange.
+struct Part(AtomicU64);
+
+impl Part {
+    /// No tasks, and none will come: the pool ends.
+    const END: u64 = u64::MAX;
+
+    fn pack(tasks: Range<u32>) -> u64 {
+        u64::from(tasks.end) << 32 | u64::from(tasks.start)
+    }
+
+    fn unpack(word: u64) -> Range<u32> {
+        word as u32..(word >> 32) as u32
+    }
+
+    /// Gives a part whose tasks are all taken new ones.
+    fn deal(&self, tasks: Range<u32>) {
+        self.0.store(Part::pack(tasks), Ordering::Release);
+    }
+
+    fn end(&self) {
+        self.0.store(Part::END, Ordering::Relaxed);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Part::END
+    }
+
+    /// Takes a task from what `cut` gives: the task, and what it leaves.
+    fn take(&self, cut: impl Fn(Range<u32>) -> (u32, Range<u32>)) -> Option<usize> {
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            let tasks = Part::unpack(word);
+            if tasks.is_empty() {
+                return None;
+            }
+            let (task, left) = cut(tasks);
+            match self.0.compare_exchange_weak(word, Part::pack(left), Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(task as usize),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    fn take_first(&self) -> Option<usize> {
+        self.take(|tasks| (tasks.start, tasks.start + 1..tasks.end))
+    }
+
+    fn take_last(&self) -> Option<usize> {
+        self.take(|tasks| (tasks.end - 1, tasks.start..tasks.end - 1))
+    }
+
+    /// Whether its thread has something to look at: tasks, or the end.
+    fn calls(&self) -> bool {
+        let word = self.0.load(Ordering::Relaxed);
+        word == Part::END || !Part::unpack(word).is_empty()
+    }
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // The data under these locks is valid at every step, so a panic elsewhere does not spoil it.
@@ -80,25 +127,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    /// A pool of `n_threads` in all, the caller's included; at least one.
+    /// A pool of `n_threads` in all, the caller's included; at least one, and fewer where the system gives no more.
     pub fn new(n_threads: usize) -> Pool {
-        let idle: &'static (dyn Fn(usize) + Sync) = &|_| {};
+        let nothing: &'static (dyn Fn(usize) + Sync) = &|_| {};
         let shared = Arc::new(Shared {
-            stage: AtomicU64::new(0),
-            job: UnsafeCell::new(Job { task: idle, n_tasks: 0 }),
-            next: AtomicUsize::new(0),
+            stage: Line(Stage {
+                task: UnsafeCell::new(nothing),
+                open: AtomicUsize::new(0),
+                panicked: AtomicBool::new(false),
+            }),
+            parts: (0..n_threads.max(1)).map(|_| Line(Part(AtomicU64::new(0)))).collect(),
+            asleep: Line(AtomicUsize::new(0)),
             panic: Mutex::new(None),
-            stop: AtomicBool::new(false),
-            asleep: Mutex::new(0),
-            wake: Condvar::new(),
         });
-        let workers = (1..n_threads)
-            .map(|i| {
-                let shared = shared.clone();
-                let name = format!("puna-cpu-{i}");
-                std::thread::Builder::new().name(name).spawn(move || shared.work()).expect("the system gives threads")
-            })
-            .collect();
+        let spawn = |i| {
+            let shared = shared.clone();
+            thread::Builder::new().name(format!("puna-cpu-{i}")).spawn(move || shared.serve(i)).ok()
+        };
+        let workers = (1..n_threads).map_while(spawn).collect();
         Pool { shared, workers, turn: Mutex::new(()) }
     }
 
@@ -107,112 +153,120 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `task(0..n_tasks)`, each once, on all threads, and returns when all are done. Tasks start in order.
+    /// Runs `task(0..n_tasks)`, each once, on all threads, and returns when all are done. Each thread begins with a
+    /// contiguous part, in order. A task must not call `run` of its own pool.
     ///
     /// # Panics
-    /// With the panic of a task, after the others have ended.
+    /// With the panic of a task, after the running ones have ended; those that had not begun may be left out. With
+    /// 2^32 tasks or more.
     pub fn run(&self, n_tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         if n_tasks <= 1 || self.workers.is_empty() {
             (0..n_tasks).for_each(task);
             return;
         }
-        let _turn = lock(&self.turn);
-        let shared = &*self.shared;
-        // SAFETY: only the lifetime is erased. This function does not return before the stage is closed and empty, and
-        // a worker touches the job only between entering and leaving.
-        let task: *const (dyn Fn(usize) + Sync) =
-            unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
-        // SAFETY: we hold `turn` and the last `run` left the stage closed and empty, so nobody reads the job now.
-        unsafe { *shared.job.get() = Job { task, n_tasks } };
-        shared.next.store(0, Ordering::Relaxed);
-        shared.stage.fetch_add(stage::NEXT | stage::OPEN, Ordering::Release);
-        // A worker looks at the stage again under this lock before it sleeps, so none can miss it.
-        if *lock(&shared.asleep) > 0 {
-            shared.wake.notify_all();
+        let n = u32::try_from(n_tasks).unwrap_or_else(|_| panic!("{n_tasks} tasks: expected less than 2^32"));
+        let turn = lock(&self.turn);
+        let Shared { stage: Line(stage), parts, .. } = &*self.shared;
+        // SAFETY: only the lifetime is erased. This function does not return before every task is reported.
+        let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
+        // SAFETY: the last `run` returned when all its tasks were reported, so none is left to take and nobody reads.
+        stage.task.with_mut(|shared| unsafe { *shared = task });
+        stage.open.store(n_tasks, Ordering::Relaxed);
+        let n_threads = self.n_threads() as u64;
+        let start = |i: usize| (u64::from(n) * i as u64).div_ceil(n_threads) as u32;
+        let part = |i| start(i)..start(i + 1);
+        for i in (0..self.n_threads()).rev() {
+            parts[i].0.deal(part(i));
         }
-        shared.run_tasks();
-        // All tasks are handed out: who is not in the stage by now has nothing to do in it.
-        shared.stage.fetch_and(!stage::OPEN, Ordering::Relaxed);
+        // A worker says that it sleeps and then looks at its part once more; we dealt and now look who sleeps. With a
+        // fence between on both sides, one of us sees the other.
+        fence(Ordering::SeqCst);
+        if self.shared.asleep.0.load(Ordering::Relaxed) > 0 {
+            let called = (1..).zip(&self.workers).filter(|(i, _)| !part(*i).is_empty());
+            called.for_each(|(_, worker)| worker.thread().unpark());
+        }
+        self.shared.work(0);
         let mut waits = 0;
-        while shared.stage.load(Ordering::Acquire) & stage::WORKERS != 0 {
+        while stage.open.load(Ordering::Acquire) > 0 {
             wait_a_little(waits);
             waits += 1;
         }
-        let panic = lock(&shared.panic).take();
-        if let Some(panic) = panic {
+        if stage.panicked.load(Ordering::Relaxed) {
+            stage.panicked.store(false, Ordering::Relaxed);
+            let panic = lock(&self.shared.panic).take().expect("set before `panicked`");
+            drop(turn);
             resume_unwind(panic);
         }
     }
 }
 
 impl Shared {
-    fn run_tasks(&self) {
-        // SAFETY: called by `run` after it wrote the job, or by a worker that entered the stage (acquire); the job is not
-        // written again before the stage is closed and empty.
-        let Job { task, n_tasks } = unsafe { *self.job.get() };
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let index = self.next.fetch_add(1, Ordering::Relaxed);
-                if index >= n_tasks {
-                    break;
-                }
-                // SAFETY: the closure outlives the job, see `run`.
-                unsafe { (*task)(index) };
-            }
-        }));
-        if let Err(panic) = result {
-            // No further tasks; what is running ends by itself.
-            self.next.store(n_tasks, Ordering::Relaxed);
-            lock(&self.panic).get_or_insert(panic);
-        }
-    }
-
-    fn work(&self) {
-        let mut seen = 0;
+    /// The life of a worker.
+    fn serve(&self, me: usize) {
         loop {
-            seen = match self.next_stage(seen) {
-                Some(number) => number,
-                None => return,
-            };
-            if self.enter(seen) {
-                self.run_tasks();
-                self.stage.fetch_sub(1, Ordering::Release);
+            self.wait(me);
+            if self.parts[me].0.has_ended() {
+                return;
             }
+            self.work(me);
         }
     }
 
-    /// Waits for a stage other than `seen`; none when the pool ends.
-    fn next_stage(&self, seen: u64) -> Option<u64> {
-        let number = || stage::number(self.stage.load(Ordering::Relaxed));
-        for waits in 0..SPINS + YIELDS {
-            if number() != seen {
-                return Some(number());
+    /// Waits until there is something to look at in one's own part: who finds nothing there would find little elsewhere.
+    fn wait(&self, me: usize) {
+        let part = &self.parts[me].0;
+        for waits in 0..sync::WAITS {
+            if part.calls() {
+                return;
             }
             wait_a_little(waits);
         }
-        let mut asleep = lock(&self.asleep);
-        *asleep += 1;
-        while number() == seen && !self.stop.load(Ordering::Relaxed) {
-            asleep = self.wake.wait(asleep).unwrap_or_else(PoisonError::into_inner);
+        self.asleep.0.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        while !part.calls() {
+            thread::park();
         }
-        *asleep -= 1;
-        (!self.stop.load(Ordering::Relaxed)).then(number)
+        self.asleep.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Enters a stage, unless it is closed or over.
-    fn enter(&self, number: u64) -> bool {
-        let open = |stage: u64| stage::number(stage) == number && stage & stage::OPEN != 0;
-        let enter = |stage| open(stage).then_some(stage + 1);
-        self.stage.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_ok()
+    /// Takes tasks and runs them until none is left to take, and then reports them.
+    fn work(&self, me: usize) {
+        let mut done = 0;
+        while let Some(index) = self.take(me) {
+            self.perform(index);
+            done += 1;
+        }
+        if done > 0 {
+            self.stage.0.open.fetch_sub(done, Ordering::Release);
+        }
+    }
+
+    /// One's own tasks from the front, then the others' from the back: they are the last that their thread comes to.
+    fn take(&self, me: usize) -> Option<usize> {
+        let (before, after) = (&self.parts[..me], &self.parts[me + 1..]);
+        self.parts[me].0.take_first().or_else(|| after.iter().chain(before).find_map(|part| part.0.take_last()))
+    }
+
+    /// Runs a task that was taken.
+    fn perform(&self, index: usize) {
+        let stage = &self.stage.0;
+        if stage.panicked.load(Ordering::Relaxed) {
+            return;
+        }
+        // SAFETY: a task was taken and is not reported: nobody writes the pointer, and the closure lives.
+        let task = unsafe { &*stage.task.with(|task| *task) };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(index))) {
+            lock(&self.panic).get_or_insert(panic);
+            stage.panicked.store(true, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        {
-            let _asleep = lock(&self.shared.asleep);
-            self.shared.stop.store(true, Ordering::Relaxed);
-            self.shared.wake.notify_all();
+        for (worker, part) in self.workers.iter().zip(&self.shared.parts[1..]) {
+            part.0.end();
+            worker.thread().unpark();
         }
         for worker in self.workers.drain(..) {
             // A worker catches the panics of its tasks; it has none of its own.
@@ -221,7 +275,7 @@ impl Drop for Pool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
