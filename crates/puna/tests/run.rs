@@ -385,3 +385,43 @@ fn bench_measures() {
     let shown = bench(&["-p", "2", "-n", "2"]).succeeded();
     assert_eq!(shown.stdout.lines().count(), 4, "{shown}");
 }
+
+#[test]
+fn bench_measures_speculation() {
+    let files = Files::new();
+    let model = files.model("m.gguf", "Q8_0");
+    let draft = files.model("draft.gguf", "Q4_0");
+    let bench = |args: &[&str]| puna(&[&["bench", text(&model), "--repeats", "2"], args].concat());
+    let small = ["-p", "60", "-n", "50", "--depth", "16", "--json"];
+    for (guesser, name) in [(&["--lookup"][..], "lookup"), (&["--draft", text(&draft)], text(&draft))] {
+        let measured = bench(&[&small, guesser].concat()).json();
+        let figures = &measured["speculation"];
+        assert_eq!((&figures["drafter"], &figures["tokens"]), (&name.into(), &50.into()), "{measured}");
+        for figure in ["plain_tokens_per_second", "tokens_per_second"] {
+            assert!(number(&figures[figure]["median"]) > 0.0, "{figure}: {measured}");
+        }
+        assert!(number(&figures["ratio"]) > 0.0, "{measured}");
+        let [drafted, accepted] = ["drafted_tokens", "accepted_tokens"].map(|n| figures[n].as_u64().unwrap());
+        assert!(accepted <= drafted);
+    }
+    // Every guess is right, or none.
+    let share = |share: &str| bench(&[&small[..], &["--lookup", "--acceptance", share]].concat()).json();
+    let (all, none) = (share("1"), share("0"));
+    let rate = |measured: &Value| measured["speculation"]["acceptance_rate"].as_f64();
+    assert!(rate(&all).is_none_or(|rate| rate == 1.0), "{all}");
+    assert!(rate(&none).is_none_or(|rate| rate < 0.5), "{none}");
+    let shown = bench(&["--lookup", "-p", "40", "-n", "60"]).succeeded();
+    assert_eq!(shown.stdout.lines().count(), 3, "{shown}");
+    assert!(shown.stdout.contains(" × plain · "), "{shown}");
+
+    bench(&["--lookup", "-n", "0"]).refused(&["-p and -n: expected both above 0", "512 and 0"]);
+    bench(&["--lookup", "--acceptance", "2"]).misused(&["expected 0 to 1, found 2"]);
+    bench(&["--acceptance", "0.5"]).misused(&["--lookup"]);
+    bench(&["--lookup", "--draft", text(&draft)]).misused(&["cannot be used with"]);
+    let other = files.model_of(&model::SHAPE.replace("1024", "1280"), "larger.gguf", "F16");
+    bench(&["-p", "40", "-n", "60", "--draft", text(&other)]).refused(&[
+        "draft model",
+        "larger.gguf",
+        "1024 tokens, found 1280",
+    ]);
+}
