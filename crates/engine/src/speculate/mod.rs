@@ -178,7 +178,7 @@ impl Speculator {
     /// The model took `seconds` for a forward pass of them all and the token in front.
     pub(crate) fn learn(&mut self, n_drafted: usize, n_right: usize, wrong: bool, seconds: Option<f64>) {
         if let Some(seconds) = seconds {
-            self.cost.learn(1 + n_drafted, seconds);
+            self.cost.learn(n_drafted, seconds);
         }
         self.counts.drafted += n_drafted;
         self.counts.accepted += n_right;
