@@ -103,6 +103,26 @@ impl Engine {
         Ok(&self.logits)
     }
 
+    /// Appends `ids`; the logits after each, `[ids.len(), vocab_size]`, are then in [`Engine::logits`]. They are not
+    /// checked to be finite: some of the tokens may be guesses that the model would never have made.
+    pub(crate) fn verify(&mut self, sequence: &mut Sequence, ids: &[u32]) -> Result<(), Error> {
+        let outputs: Vec<usize> = (0..ids.len()).collect();
+        self.forward_unchecked(sequence, ids, &outputs)
+    }
+
+    /// Logits of the last forward pass.
+    pub(crate) fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Tokens that can be appended to the sequence: in one forward pass, within the context, with the pages that are
+    /// free.
+    pub(crate) fn room(&self, sequence: &Sequence) -> usize {
+        let n_pages = sequence.pages.len() + self.pages.n_free();
+        let end = self.context.min(n_pages.saturating_mul(PAGE_LEN));
+        end.saturating_sub(sequence.ids.len()).min(self.model.max_batch())
+    }
+
     /// Logits after every token: `each(position, logits)`.
     pub fn score(&mut self, ids: &[u32], each: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
         self.check(ids)?;
@@ -141,6 +161,18 @@ impl Engine {
     /// Runs `ids` as the sequence's next tokens; the logits of the chunk's rows `outputs` are then in `self.logits`.
     fn forward(&mut self, sequence: &mut Sequence, ids: &[u32], outputs: &[usize]) -> Result<(), Error> {
         let start = sequence.ids.len();
+        self.forward_unchecked(sequence, ids, outputs)?;
+        let vocab_size = self.model.config().vocab_size;
+        let mut rows = self.logits.chunks_exact(vocab_size).zip(outputs);
+        let damaged = rows.find_map(|(logits, row)| check_finite(logits, start + row).err());
+        damaged.map_or(Ok(()), |error| {
+            sequence.ids.truncate(start);
+            Err(error)
+        })
+    }
+
+    fn forward_unchecked(&mut self, sequence: &mut Sequence, ids: &[u32], outputs: &[usize]) -> Result<(), Error> {
+        let start = sequence.ids.len();
         while sequence.pages.len() * PAGE_LEN < start + ids.len() {
             let room = sequence.pages.len() * PAGE_LEN;
             let page = self.pages.take().ok_or(Error::TooLong { found: start + ids.len(), context: room })?;
@@ -148,13 +180,12 @@ impl Engine {
         }
         let span = Span { start, len: ids.len(), pages: &sequence.pages };
         self.model.forward(&Batch { ids, spans: &[span], outputs }, &mut self.logits)?;
-        let vocab_size = self.model.config().vocab_size;
-        for (logits, row) in self.logits.chunks_exact(vocab_size).zip(outputs) {
-            if !logits.iter().all(|logit| logit.is_finite()) {
-                return Err(Error::NotFinite { position: start + row });
-            }
-        }
         sequence.ids.extend_from_slice(ids);
         Ok(())
     }
+}
+
+/// Refuses NaN and infinity among the logits after the token at `position`.
+pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<(), Error> {
+    if logits.iter().all(|logit| logit.is_finite()) { Ok(()) } else { Err(Error::NotFinite { position }) }
 }

@@ -1,16 +1,19 @@
 //! Sequences of token ids through a model: pages of the KV cache, prefill and decode, sampling.
 //!
-//! Reading order: [`Engine`] runs tokens, [`Generation`] continues a prompt token by token, [`sampler`] picks each.
+//! Reading order: [`Engine`] runs tokens, [`Generation`] continues a prompt token by token, [`sampler`] picks each;
+//! [`speculate`] makes several tokens of one forward pass.
 //! No text, files, sockets or clock here, so that all of it can be tested with a small fake model.
 
 mod engine;
 mod generation;
 mod pages;
 pub mod sampler;
+pub mod speculate;
 
 pub use engine::{Engine, Sequence};
 pub use generation::{Finish, Generation, Limits, Token};
 pub use sampler::{Sampler, Sampling};
+pub use speculate::{DraftModel, Drafted, Drafter, PromptLookup, Speculator};
 
 /// What can go wrong with a request.
 #[derive(Debug, thiserror::Error)]

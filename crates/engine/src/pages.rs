@@ -27,6 +27,10 @@ impl Pages {
         })
     }
 
+    pub fn n_free(&self) -> usize {
+        self.returned.len() + (self.n_pages - self.next) as usize
+    }
+
     pub fn give_back(&mut self, page: u32) {
         debug_assert!(page < self.next);
         self.returned.push(std::cmp::Reverse(page));

@@ -1,5 +1,7 @@
 //! `puna bench`: how fast a model runs here, and how much of the machine that uses.
 
+mod speculation;
+
 use crate::model::ModelArgs;
 use crate::show;
 use anyhow::{Result, bail};
@@ -8,6 +10,7 @@ use puna_engine::{Engine, Sequence};
 use puna_llama::{KvShape, operations};
 use serde_json::{Value, json};
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Measure prefill and decode speed, and the share of the machine's memory bandwidth and arithmetic that they use
@@ -19,6 +22,7 @@ use std::time::Instant;
 Examples:
   puna bench ./Llama-3.1-8B-Instruct-Q8_0.gguf
   puna bench ./model.gguf -p 2048 -n 64 --depth 8192 --json
+  puna bench ./model.gguf --lookup --acceptance 0.8
 
 Without a model to measure, write one of the right size first:
   puna synth llama-3.1-8b --format q8_0 -o 8b.gguf && puna bench 8b.gguf")]
@@ -37,12 +41,29 @@ pub struct Args {
     /// Repeats, after one that is not counted
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeats: u16,
+    /// Measure prompt lookup instead, on an answer that repeats the prompt, turn by turn with plain decoding
+    #[arg(long, group = "guesser", conflicts_with = "draft")]
+    lookup: bool,
+    /// Measure a draft model instead, turn by turn with plain decoding
+    #[arg(long, value_name = "MODEL", group = "guesser")]
+    draft: Option<PathBuf>,
+    /// Share of the repeated tokens, or of the draft model's guesses, that are made right
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = parse_share, requires = "guesser")]
+    acceptance: f64,
     /// One JSON object
     #[arg(long)]
     json: bool,
 }
 
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("expected 0 to 1, found {text}"))
+}
+
 pub fn run(args: Args) -> Result<()> {
+    if args.lookup || args.draft.is_some() {
+        return speculation::run(&args);
+    }
     let Args { prompt_tokens, tokens, depth, .. } = args;
     if prompt_tokens == 0 && tokens == 0 {
         bail!("-p and -n: expected at least one above 0, found both 0");

@@ -5,6 +5,7 @@ use crate::model::decode_figures;
 use crate::prompt::ChatFormat;
 use crate::run::stream;
 use crate::show;
+use crate::speculate::draft_figures;
 use anyhow::{Context, Result, bail};
 use etcetera::BaseStrategy;
 use puna_session::{Options, Session};
@@ -190,10 +191,11 @@ impl Chat {
         let answer = answer?;
         let used = answer.prompt_tokens + answer.ids.len();
         note(&format!(
-            "{} tokens, {} · context {used} of {}{}",
+            "{} tokens, {} · context {used} of {}{}{}",
             answer.ids.len(),
-            decode_figures(self.session.engine().model(), answer.timings.decode_rate()),
+            decode_figures(self.session.engine().model(), &answer.timings),
             self.session.engine().context(),
+            draft_figures(&answer),
             match answer.finish_reason {
                 "length" => " · cut off: the limit of tokens was reached",
                 "cancelled" => " · stopped",

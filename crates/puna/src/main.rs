@@ -11,6 +11,7 @@ mod sampling;
 mod sandbox;
 mod score;
 mod show;
+mod speculate;
 mod synth;
 mod tokenize;
 

@@ -7,9 +7,9 @@ use puna_checkpoint::{Checkpoint, Config};
 use puna_cpu::Cpu;
 use puna_engine::Engine;
 use puna_llama::{KvFormat, Llama, LoadOptions, Model, PAGE_LEN, kv_shape};
-use puna_session::Session;
+use puna_session::{Session, Timings};
 use puna_text::Tokenizer;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Tokens of one forward pass: enough that each weight's unpacking is paid by many.
 pub const MAX_BATCH: usize = 512;
@@ -57,6 +57,11 @@ impl From<Kv> for KvFormat {
 }
 
 impl ModelArgs {
+    /// Another model, held in the same way; its context is for the caller to say.
+    pub fn with_model(&self, model: &Path) -> ModelArgs {
+        ModelArgs { model: model.to_owned(), threads: self.threads, context: None, kv: self.kv }
+    }
+
     /// Opens and checks the model's files.
     pub fn open(&self) -> Result<Checkpoint> {
         Ok(puna_checkpoint::open(&self.model)?)
@@ -100,6 +105,12 @@ impl ModelArgs {
 
     /// Loads the model; `wanted` is the context where the command line asks for none.
     pub fn engine(&self, checkpoint: &Checkpoint, wanted: Option<usize>) -> Result<Engine> {
+        let (model, context) = self.load(checkpoint, wanted)?;
+        Ok(Engine::new(model, context))
+    }
+
+    /// The same, before there is an engine: the model and the context to run it with.
+    pub fn load(&self, checkpoint: &Checkpoint, wanted: Option<usize>) -> Result<(Box<dyn Model>, usize)> {
         let context = self.context(&checkpoint.config, wanted)?;
         let options = LoadOptions { kv_format: self.kv.into(), cache_tokens: context, max_batch: MAX_BATCH };
         let bar = show::byte_bar("loading", checkpoint.tensor_bytes());
@@ -111,7 +122,7 @@ impl ModelArgs {
             Llama::load(self.cpu().with_budget(room), checkpoint, options, &mut |done, _| bar.set_position(done))
                 .with_context(|| self.model.display().to_string())?;
         bar.finish_and_clear();
-        Ok(Engine::new(Box::new(model), context))
+        Ok((Box::new(model), context))
     }
 
     /// The model's tokenizer.
@@ -136,7 +147,8 @@ pub fn available_memory() -> Option<u64> {
 }
 
 /// Speed of decoding in the terms of its limit: tokens a second, and the bytes of weights that took.
-pub fn decode_figures(model: &dyn Model, tokens_per_second: f64) -> String {
-    let bytes_per_second = tokens_per_second * model.bytes_per_token() as f64;
-    format!("{tokens_per_second:.1} tokens/s, {:.1} GB/s of weights", bytes_per_second / 1e9)
+pub fn decode_figures(model: &dyn Model, timings: &Timings) -> String {
+    // A pass reads them once, whatever number of tokens it yields.
+    let bytes_per_second = timings.pass_rate() * model.bytes_per_token() as f64;
+    format!("{:.1} tokens/s, {:.1} GB/s of weights", timings.decode_rate(), bytes_per_second / 1e9)
 }

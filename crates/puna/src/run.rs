@@ -4,6 +4,7 @@ use crate::chat;
 use crate::model::{ModelArgs, decode_figures};
 use crate::prompt::{ChatArgs, ChatFormat};
 use crate::sampling::SamplingArgs;
+use crate::speculate::{SpeculationArgs, draft_figures};
 use crate::{score, show};
 use anyhow::{Context, Result, bail};
 use puna_session::{Answer, Event, Options, Session};
@@ -24,7 +25,8 @@ Examples:
   puna run ./Llama-3.1-8B-Instruct 'Why is the sky blue?' --system 'Answer in one sentence.'
   puna run ./model.gguf --json --temperature 0 --max-tokens 200 < question.txt
   puna run ./Llama-3.1-8B --raw 'Once upon a time' --max-tokens 100
-  puna run ./Llama-3.1-8B --ids-file prompt.json --max-tokens 64 --json")]
+  puna run ./Llama-3.1-8B --ids-file prompt.json --max-tokens 64 --json
+  puna run ./Llama-3.1-8B-Instruct --draft ./Llama-3.2-1B-Instruct 'Write a limerick.'")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -46,20 +48,28 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
+    args.speculation.check()?;
     let checkpoint = args.model.open()?;
+    let session = || -> Result<Session> {
+        let mut session = args.model.session(&checkpoint)?;
+        args.speculation.apply(&mut session, &args.model, &checkpoint)?;
+        Ok(session)
+    };
     let options = args.sampling.options(&checkpoint)?;
     if let Some(file) = &args.ids_file {
         let prompt = score::read_ids(file, &checkpoint.config)?;
-        return answer_once(&mut args.model.session(&checkpoint)?, &prompt, &options, args.json);
+        return answer_once(&mut session()?, &prompt, &options, args.json);
     }
     let text = prompt_text(args.prompt)?;
     if args.raw {
         let text =
             text.context("--raw: expected a text as the second argument or on standard input, found a terminal")?;
-        let mut session = args.model.session(&checkpoint)?;
+        let mut session = session()?;
         let bos = session.tokenizer().bos();
         let prompt: Vec<u32> = bos.into_iter().chain(session.tokenizer().encode(&text)).collect();
         return answer_once(&mut session, &prompt, &options, args.json);
@@ -67,7 +77,7 @@ pub fn run(args: Args) -> Result<()> {
     if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
         bail!("the prompt is empty: expected a text as the second argument or on standard input");
     }
-    let mut session = args.model.session(&checkpoint)?;
+    let mut session = session()?;
     let format = ChatFormat::new(args.chat.chat_format, &checkpoint, session.tokenizer())?;
     let instructions = args.system.into_iter().map(Message::system).collect();
     let mut conversation = args.chat.dated(Conversation::new(instructions));
@@ -109,17 +119,21 @@ fn answer_once(session: &mut Session, prompt: &[u32], options: &Options, json: b
                 "prefill_tokens_per_second": t.prefill_rate(),
                 "decode_seconds": t.decode.as_secs_f64(),
                 "decode_tokens_per_second": t.decode_rate(),
+                "drafted_tokens": t.drafted,
+                "accepted_tokens": t.accepted,
+                "acceptance_rate": t.acceptance_rate(),
             },
         });
         writeln!(std::io::stdout(), "{object}")?;
     }
     eprintln!(
-        "{} · prompt {} tokens, {:.1} tokens/s · answer {} tokens, {}",
+        "{} · prompt {} tokens, {:.1} tokens/s · answer {} tokens, {}{}",
         session.engine().model().describe(),
         answer.prompt_tokens,
         t.prefill_rate(),
         answer.ids.len(),
-        decode_figures(session.engine().model(), t.decode_rate()),
+        decode_figures(session.engine().model(), t),
+        draft_figures(&answer),
     );
     Ok(())
 }

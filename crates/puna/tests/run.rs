@@ -60,6 +60,69 @@ fn equal_prompts_and_seeds_give_equal_answers() {
     assert_eq!(biased, [77; 40]);
 }
 
+/// Guesses, whoever makes them, change an answer's speed and nothing else.
+#[test]
+fn speculation_changes_no_answer() {
+    let files = Files::new();
+    // The same random weights in fewer bits: often right, and cheap enough to be tried.
+    let draft = files.model("draft.gguf", "Q4_0");
+    let words = "one two three one two three ".repeat(4);
+    for format in ["F16", "Q8_0"] {
+        let model = files.model("m.gguf", format);
+        let with = |args: &[&str]| {
+            let fixed = [words.as_str(), "--ignore-eos", "--threads", "2", "--max-tokens", "150"];
+            answer(&model, &[&fixed, args].concat())
+        };
+        let sampled = [
+            &["--temperature", "0.4", "--seed", "3", "--repetition-penalty", "1.05", "--frequency-penalty", "0.01"][..],
+            &["--top-p", "0.8", "--logit-bias", "70=2", "--kv", "q8_0"],
+        ];
+        for sampling in [vec!["--temperature", "0"], sampled.concat()] {
+            let plain = with(&[&["--speculate", "off"], &sampling[..]].concat());
+            assert_eq!(plain["timings"]["drafted_tokens"], 0);
+            assert_eq!(plain["timings"]["acceptance_rate"], Value::Null);
+            for how in [
+                &[][..],
+                &["--speculate", "lookup"],
+                &["--draft", text(&draft)],
+                &["--draft", text(&draft), "--speculate", "draft"],
+            ] {
+                let speculated = with(&[how, &sampling].concat());
+                for field in ["ids", "text", "prompt_tokens", "finish_reason"] {
+                    assert_eq!(plain[field], speculated[field], "{format} {how:?} {sampling:?}");
+                }
+                let figure = |name: &str| speculated["timings"][name].as_u64().unwrap();
+                assert!(figure("accepted_tokens") <= figure("drafted_tokens"), "{speculated}");
+                assert!(figure("drafted_tokens") > 0, "{format} {how:?} {speculated}");
+            }
+        }
+    }
+    let [model, draft] = [text(&files.path("m.gguf")), text(&draft)].map(str::to_owned);
+    let rest = ["--speculate", "draft", "--temperature", "0", "--max-tokens", "30"];
+    let shown = puna(&[&["run", &model, "Hello", "--ignore-eos", "--draft", &draft], &rest[..]].concat()).succeeded();
+    assert_eq!(shown.stderr.lines().count(), 1, "{shown}");
+    assert!(shown.stderr.contains(" drafted tokens accepted, "), "{shown}");
+}
+
+#[test]
+fn drafts_that_do_not_fit_are_refused() {
+    let files = Files::new();
+    let model = files.model("m.gguf", "F16");
+    let larger = files.model_of(&model::SHAPE.replace("1024", "1280"), "larger.gguf", "F16");
+    let run = |args: &[&str]| puna(&[&["run", text(&model), "Hello"], args].concat());
+    run(&["--draft", text(&larger)]).refused(&["draft model", "larger.gguf", "m.gguf", "token 768", "found"]);
+    run(&["--draft", "nowhere.gguf"]).refused(&["nowhere.gguf"]);
+    run(&["--draft", text(&model), "--speculate", "off"]).refused(&["--draft: expected --speculate auto", "found off"]);
+    run(&["--draft", text(&model), "--speculate", "lookup"]).refused(&["found lookup"]);
+    run(&["--speculate", "draft"]).misused(&["--draft"]);
+    run(&["--speculate", "always"]).misused(&["auto", "lookup", "draft", "off"]);
+    // One of a shorter context helps as far as it goes.
+    let short = files.model_of(&model::SHAPE.replace("512", "64"), "short.gguf", "F16");
+    let rest = ["--temperature", "0", "--ignore-eos", "--json"];
+    let [plain, drafted] = [&[][..], &["--draft", text(&short)]].map(|args| run(&[args, &rest].concat()).json());
+    assert_eq!(plain["ids"], drafted["ids"]);
+}
+
 /// Whatever the number of threads and the size of the prompt's chunks: the same sums in the same order.
 #[test]
 fn threads_and_chunks_change_no_bit() {
@@ -321,4 +384,44 @@ fn bench_measures() {
     assert_eq!((&decode["prefill"], &decode["decode"]["tokens"]), (&Value::Null, &2.into()));
     let shown = bench(&["-p", "2", "-n", "2"]).succeeded();
     assert_eq!(shown.stdout.lines().count(), 4, "{shown}");
+}
+
+#[test]
+fn bench_measures_speculation() {
+    let files = Files::new();
+    let model = files.model("m.gguf", "Q8_0");
+    let draft = files.model("draft.gguf", "Q4_0");
+    let bench = |args: &[&str]| puna(&[&["bench", text(&model), "--repeats", "2"], args].concat());
+    let small = ["-p", "60", "-n", "50", "--depth", "16", "--json"];
+    for (guesser, name) in [(&["--lookup"][..], "lookup"), (&["--draft", text(&draft)], text(&draft))] {
+        let measured = bench(&[&small, guesser].concat()).json();
+        let figures = &measured["speculation"];
+        assert_eq!((&figures["drafter"], &figures["tokens"]), (&name.into(), &50.into()), "{measured}");
+        for figure in ["plain_tokens_per_second", "tokens_per_second"] {
+            assert!(number(&figures[figure]["median"]) > 0.0, "{figure}: {measured}");
+        }
+        assert!(number(&figures["ratio"]) > 0.0, "{measured}");
+        let [drafted, accepted] = ["drafted_tokens", "accepted_tokens"].map(|n| figures[n].as_u64().unwrap());
+        assert!(accepted <= drafted);
+    }
+    // Every guess is right, or none.
+    let share = |share: &str| bench(&[&small[..], &["--lookup", "--acceptance", share]].concat()).json();
+    let (all, none) = (share("1"), share("0"));
+    let rate = |measured: &Value| measured["speculation"]["acceptance_rate"].as_f64();
+    assert!(rate(&all).is_none_or(|rate| rate == 1.0), "{all}");
+    assert!(rate(&none).is_none_or(|rate| rate < 0.5), "{none}");
+    let shown = bench(&["--lookup", "-p", "40", "-n", "60"]).succeeded();
+    assert_eq!(shown.stdout.lines().count(), 3, "{shown}");
+    assert!(shown.stdout.contains(" × plain · "), "{shown}");
+
+    bench(&["--lookup", "-n", "0"]).refused(&["-p and -n: expected both above 0", "512 and 0"]);
+    bench(&["--lookup", "--acceptance", "2"]).misused(&["expected 0 to 1, found 2"]);
+    bench(&["--acceptance", "0.5"]).misused(&["--lookup"]);
+    bench(&["--lookup", "--draft", text(&draft)]).misused(&["cannot be used with"]);
+    let other = files.model_of(&model::SHAPE.replace("1024", "1280"), "larger.gguf", "F16");
+    bench(&["-p", "40", "-n", "60", "--draft", text(&other)]).refused(&[
+        "draft model",
+        "larger.gguf",
+        "1024 tokens, found 1280",
+    ]);
 }

@@ -1,7 +1,7 @@
 //! From a model's files to its tokenizer.
 
 use crate::Error;
-use puna_checkpoint::{Checkpoint, TokenizerSource};
+use puna_checkpoint::{Checkpoint, Config, TokenizerSource};
 use puna_text::{GgufVocabulary, Tokenizer};
 use std::path::Path;
 
@@ -44,6 +44,31 @@ pub fn tokenizer(checkpoint: &Checkpoint, path: &Path) -> Result<Tokenizer, Erro
         });
     }
     Ok(tokenizer)
+}
+
+/// Checks that a draft model can guess tokens for another: it must know the same tokens by the same ids, as many as the
+/// model has.
+///
+/// # Errors
+/// Names both models, and the first token in which they differ.
+pub fn check_draft(
+    (model, tokenizer, path): (&Config, &Tokenizer, &Path),
+    (draft, draft_tokenizer, draft_path): (&Config, &Tokenizer, &Path),
+) -> Result<(), Error> {
+    let what = format!("draft model {}", draft_path.display());
+    let expected = |what: &str| format!("the vocabulary of {}, {what}", path.display());
+    if let Some(id) = tokenizer.first_difference(draft_tokenizer) {
+        let name = |tokenizer: &Tokenizer| match tokenizer.token_bytes(id) {
+            Some(bytes) => format!("{:?} as token {id}", String::from_utf8_lossy(bytes)),
+            None => format!("no token {id}"),
+        };
+        return Err(Error::Mismatch { what, expected: expected(&name(tokenizer)), found: name(draft_tokenizer) });
+    }
+    if model.vocab_size != draft.vocab_size {
+        let n_tokens = |config: &Config| format!("{} tokens", config.vocab_size);
+        return Err(Error::Mismatch { what, expected: expected(&n_tokens(model)), found: n_tokens(draft) });
+    }
+    Ok(())
 }
 
 /// A tokenizer from its own file: `tokenizer.json`, or Meta's `tokenizer.model`.

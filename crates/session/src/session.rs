@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::stop::StopStrings;
-use puna_engine::{Engine, Finish, Generation, Limits, Sampler, Sampling, Sequence};
+use puna_engine::{Drafter, Engine, Finish, Generation, Limits, PromptLookup, Sampler, Sampling, Sequence, Speculator};
 use puna_text::Tokenizer;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -14,6 +14,8 @@ pub struct Session {
     sequence: Sequence,
     /// Tokens that end an answer.
     stop_tokens: Vec<u32>,
+    /// None without drafters.
+    speculator: Option<Speculator>,
 }
 
 /// How to answer.
@@ -60,6 +62,8 @@ pub struct Answer {
     pub stop_token: Option<u32>,
     /// How long it took.
     pub timings: Timings,
+    /// Why a drafter gave up, if one did. The answer does not depend on it.
+    pub draft_error: Option<String>,
 }
 
 /// Where the time went.
@@ -69,10 +73,16 @@ pub struct Timings {
     pub prefill_tokens: usize,
     /// From the call to the logits after the prompt.
     pub prefill: Duration,
-    /// Tokens computed one by one: the answer's, but the last.
+    /// Tokens of the answer that were computed: all but the last.
     pub decode_tokens: usize,
+    /// Forward passes that took: as many as tokens without speculation, fewer with it.
+    pub decode_passes: usize,
     /// From then to the end.
     pub decode: Duration,
+    /// Guesses at the answer's tokens that were checked.
+    pub drafted: usize,
+    /// Guesses that were right.
+    pub accepted: usize,
 }
 
 impl Timings {
@@ -85,6 +95,16 @@ impl Timings {
     pub fn decode_rate(&self) -> f64 {
         rate(self.decode_tokens, self.decode)
     }
+
+    /// Forward passes a second while generating: each reads all weights once.
+    pub fn pass_rate(&self) -> f64 {
+        rate(self.decode_passes, self.decode)
+    }
+
+    /// The share of the guesses that were right; none where nothing was guessed.
+    pub fn acceptance_rate(&self) -> Option<f64> {
+        (self.drafted > 0).then(|| self.accepted as f64 / self.drafted as f64)
+    }
 }
 
 fn rate(n: usize, time: Duration) -> f64 {
@@ -92,9 +112,18 @@ fn rate(n: usize, time: Duration) -> f64 {
 }
 
 impl Session {
-    /// A session with an empty conversation.
+    /// A session with an empty conversation. It guesses tokens by prompt lookup where that pays.
     pub fn new(engine: Engine, tokenizer: Tokenizer, stop_tokens: Vec<u32>) -> Session {
-        Session { engine, tokenizer, sequence: Sequence::default(), stop_tokens }
+        let mut session = Session { engine, tokenizer, sequence: Sequence::default(), stop_tokens, speculator: None };
+        session.set_drafters(vec![Box::new(PromptLookup::new())]);
+        session
+    }
+
+    /// Lets these guess the next tokens, or nobody. Answers take more or less time for it, and are the same.
+    pub fn set_drafters(&mut self, drafters: Vec<Box<dyn Drafter>>) {
+        let start = Instant::now();
+        let clock = Box::new(move || start.elapsed().as_secs_f64());
+        self.speculator = (!drafters.is_empty()).then(|| Speculator::new(drafters, Some(clock)));
     }
 
     /// The tokenizer.
@@ -135,6 +164,7 @@ impl Session {
             finish_reason: "cancelled",
             stop_token: None,
             timings: Timings::default(),
+            draft_error: None,
         };
         let timings = &mut answer.timings;
         let logits = self.engine.prefill(&mut self.sequence, prompt, &mut |done, total| {
@@ -144,6 +174,9 @@ impl Session {
         timings.prefill = start.elapsed();
         let Some(logits) = logits else { return Ok(answer) };
         let mut generation = Generation::new(sampler, limits, logits);
+        if let Some(speculator) = &mut self.speculator {
+            speculator.begin();
+        }
         let mut decoder = self.tokenizer.decoder().show_specials(options.ignore_end);
         let mut stops = StopStrings::new(&options.stop);
         let decode_start = Instant::now();
@@ -161,8 +194,15 @@ impl Session {
                     break;
                 }
             }
-            generation.advance(&mut self.engine, &mut self.sequence, token)?;
+            match &mut self.speculator {
+                Some(speculator) => {
+                    generation.speculate(&mut self.engine, &mut self.sequence, token, speculator)?;
+                }
+                None => generation.advance(&mut self.engine, &mut self.sequence, token)?,
+            }
         }
+        // What was computed ahead of an answer that ended early is no part of the conversation.
+        generation.abandon(&mut self.engine, &mut self.sequence);
         if !ended {
             let (mut text, stopped) = stops.push(&decoder.finish());
             if !stopped {
@@ -183,7 +223,13 @@ impl Session {
             };
         }
         answer.timings.decode_tokens = answer.ids.len().saturating_sub(1);
+        answer.timings.decode_passes = generation.n_passes();
         answer.timings.decode = decode_start.elapsed();
+        if let Some(speculator) = &self.speculator {
+            let counts = speculator.counts();
+            (answer.timings.drafted, answer.timings.accepted) = (counts.drafted, counts.accepted);
+            answer.draft_error = speculator.failure().map(ToString::to_string);
+        }
         Ok(answer)
     }
 }

@@ -334,6 +334,22 @@ impl Tokenizer {
         self.vocabulary.token(id).filter(|_| self.vocabulary.kind(id) != Some(Kind::Unused))
     }
 
+    /// The first id that stands for other bytes here than there, or is a special token in one of the two only; an id that
+    /// one of them lacks counts. Names of special tokens may differ, as those of reserved ones do between releases, and
+    /// ids that are no token in one of the two are passed over.
+    #[must_use]
+    pub fn first_difference(&self, other: &Tokenizer) -> Option<TokenId> {
+        fn meaning(tokenizer: &Tokenizer, id: TokenId) -> Option<Option<&[u8]>> {
+            tokenizer.token_bytes(id).map(|bytes| (!tokenizer.is_special(id)).then_some(bytes))
+        }
+        let n = self.vocab_size().min(other.vocab_size()) as TokenId;
+        let differs = |id: &TokenId| match (meaning(self, *id), meaning(other, *id)) {
+            (Some(here), Some(there)) => here != there,
+            _ => false,
+        };
+        (0..n).find(differs).or_else(|| (self.vocab_size() != other.vocab_size()).then_some(n))
+    }
+
     /// The bytes of a sequence, special tokens by their names. An id that is no token gives nothing.
     ///
     /// `decode(encode(text))` is `text`, for every text with a byte-level vocabulary. One of SentencePiece takes U+2581 for a
@@ -492,6 +508,28 @@ impl AddedTokens {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vocabularies_are_told_apart() {
+        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let line = |byte: u8, rank: usize| {
+            let digits = [DIGITS[usize::from(byte >> 2)], DIGITS[usize::from(byte << 6 >> 2)]];
+            format!("{}== {rank}\n", String::from_utf8_lossy(&digits))
+        };
+        let of = |bytes: &[u8], more: &str| {
+            let lines: String = bytes.iter().enumerate().map(|(rank, byte)| line(*byte, rank)).collect();
+            Tokenizer::from_tiktoken((lines + more).as_bytes()).unwrap()
+        };
+        let bytes: Vec<u8> = (0..=u8::MAX).collect();
+        let mut swapped = bytes.clone();
+        swapped.swap(65, 97);
+        let [here, there] = [of(&bytes, ""), of(&swapped, "")];
+        assert_eq!(here.first_difference(&of(&bytes, "")), None);
+        assert_eq!((here.first_difference(&there), there.first_difference(&here)), (Some(65), Some(65)));
+        // "aa" is token 256; there the special tokens begin one later.
+        let longer = of(&bytes, "YWE= 256\n");
+        assert_eq!((here.first_difference(&longer), longer.first_difference(&here)), (Some(256), Some(256)));
+    }
 
     #[test]
     fn a_tokenizer_is_shared_by_threads() {
