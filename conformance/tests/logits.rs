@@ -1,7 +1,7 @@
-//! Logits, continuations and likelihoods against transformers in f32.
+//! Logits, continuations and likelihoods against transformers in f32, with every instruction set of this processor.
 
 use puna_conformance::{models, read};
-use puna_cpu::Cpu;
+use puna_cpu::{Cpu, Instructions};
 use puna_engine::sampler::{argmax, log_probability};
 use puna_engine::{Engine, Sequence};
 use puna_llama::{KvFormat, Llama, LoadOptions};
@@ -10,11 +10,19 @@ use serde_json::Value;
 
 const PROMPTS: [&str; 5] = ["plain", "oz", "one", "chat", "unicode"];
 
-fn engine(form: &str, kv_format: KvFormat, n_threads: usize, context: usize) -> Engine {
+fn engine(form: &str, kv_format: KvFormat, set: Instructions, n_threads: usize, context: usize) -> Engine {
     let checkpoint = puna_checkpoint::open(&models().join("bard").join(form)).expect("a model");
     let options = LoadOptions { kv_format, cache_tokens: context, max_batch: 512 };
-    let model = Llama::load(Cpu::new(n_threads), &checkpoint, options, &mut |_, _| ()).expect("memory");
+    let model =
+        Llama::load(Cpu::new(n_threads).with_instructions(set), &checkpoint, options, &mut |_, _| ()).expect("memory");
     Engine::new(Box::new(model), context)
+}
+
+/// Each case with each instruction set.
+fn on_every_set<T: Clone>(cases: impl IntoIterator<Item = T>) -> Vec<(Instructions, T)> {
+    let cases: Vec<T> = cases.into_iter().collect();
+    let sets = Instructions::available().into_iter();
+    sets.flat_map(|set| cases.clone().into_iter().map(move |case| (set, case))).collect()
 }
 
 struct Golden {
@@ -61,15 +69,15 @@ const FORMS: [(&str, &str); 3] = [("hf", "hf-fp32"), ("meta", "hf-fp32"), ("hf-f
 #[test]
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn logits_of_float_forms() {
-    for (form, golden) in FORMS {
+    for (set, (form, golden)) in on_every_set(FORMS) {
         let golden = Golden::read(golden);
         for (kv_format, bound) in [(KvFormat::F32, 1e-5), (KvFormat::F16, 1e-3)] {
-            let mut engine = engine(form, kv_format, 2, 16_384);
+            let mut engine = engine(form, kv_format, set, 2, 16_384);
             for prompt in PROMPTS {
                 let found = all_logits(&mut engine, &golden.ids(prompt, "ids"));
                 let error = relative_error(&found, &golden.logits(&format!("{prompt}.logits")));
-                println!("{form}, {} KV, {prompt}: relative error {error:.2e}", kv_format.name());
-                assert!(error <= bound, "{form}, {prompt}: {error:e} > {bound:e}");
+                println!("{set:?}, {form}, {} KV, {prompt}: relative error {error:.2e}", kv_format.name());
+                assert!(error <= bound, "{set:?}, {form}, {prompt}: {error:e} > {bound:e}");
             }
         }
     }
@@ -80,17 +88,18 @@ fn logits_of_float_forms() {
 fn logits_after_twelve_thousand_tokens() {
     let golden = Golden::read("hf-fp32");
     let ids = golden.ids("long", "ids");
-    for (form, kv_format, bound) in [
+    let cases = [
         ("hf", KvFormat::F32, 1e-5),
         ("hf", KvFormat::F16, 1e-3),
         ("meta", KvFormat::F32, 1e-5),
         ("meta", KvFormat::F16, 1e-3),
-    ] {
-        let mut engine = engine(form, kv_format, 2, 16_384);
+    ];
+    for (set, (form, kv_format, bound)) in on_every_set(cases) {
+        let mut engine = engine(form, kv_format, set, 2, 16_384);
         let mut sequence = Sequence::default();
         let logits = engine.prefill(&mut sequence, &ids, &mut |_, _| true).expect("fits").expect("not cancelled");
         let error = relative_error(logits, &golden.logits("long.last_logits"));
-        println!("long, {form}, {} KV: relative error {error:.2e}", kv_format.name());
+        println!("long, {set:?}, {form}, {} KV: relative error {error:.2e}", kv_format.name());
         assert!(error <= bound, "{error:e} > {bound:e}");
     }
 }
@@ -98,9 +107,9 @@ fn logits_after_twelve_thousand_tokens() {
 #[test]
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn greedy_continuations_and_likelihoods() {
-    for (form, golden) in FORMS {
+    for (set, (form, golden)) in on_every_set(FORMS) {
         let golden = Golden::read(golden);
-        let mut engine = engine(form, KvFormat::F32, 2, 16_384);
+        let mut engine = engine(form, KvFormat::F32, set, 2, 16_384);
         for prompt in PROMPTS {
             let ids = golden.ids(prompt, "ids");
             if let Some(expected) = golden.json[prompt]["nll_mean"].as_f64() {
@@ -111,7 +120,10 @@ fn greedy_continuations_and_likelihoods() {
                 };
                 engine.score(&ids, each).expect("a valid prompt");
                 let found = sum / (ids.len() - 1) as f64;
-                assert!((found / expected - 1.0).abs() < 1e-5, "{form}, {prompt}: nll {found}, expected {expected}");
+                assert!(
+                    (found / expected - 1.0).abs() < 1e-5,
+                    "{set:?}, {form}, {prompt}: nll {found}, expected {expected}"
+                );
             }
             if golden.json[prompt]["greedy"].is_null() {
                 continue;
@@ -120,7 +132,7 @@ fn greedy_continuations_and_likelihoods() {
             let logits = engine.prefill(&mut sequence, &ids, &mut |_, _| true).expect("fits").expect("not cancelled");
             let mut next = argmax(logits);
             for expected in golden.ids(prompt, "greedy") {
-                assert_eq!(next, expected, "{form}, {prompt}");
+                assert_eq!(next, expected, "{set:?}, {form}, {prompt}");
                 next = argmax(engine.decode(&mut sequence, next).expect("fits"));
             }
             engine.release(sequence);
@@ -148,14 +160,14 @@ fn mean_kl(found: &[f32], expected: &[f32], vocab_size: usize) -> f64 {
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn logits_of_gguf_forms() {
     let types: Value = serde_json::from_slice(&read("bard/golden/gguf-types.json")).expect("JSON");
-    for name in types.as_object().expect("an object").keys() {
+    for (set, name) in on_every_set(types.as_object().expect("an object").keys()) {
         let golden = Golden::read(&format!("gguf-{name}"));
-        let mut engine = engine(&format!("gguf/{name}.gguf"), KvFormat::F16, 2, 512);
+        let mut engine = engine(&format!("gguf/{name}.gguf"), KvFormat::F16, set, 2, 512);
         for prompt in ["plain", "chat", "one"] {
             let found = all_logits(&mut engine, &golden.ids(prompt, "ids"));
             let kl = mean_kl(&found, &golden.logits(&format!("{prompt}.logits")), 4096);
-            println!("{name}, {prompt}: mean KL {kl:.2e}");
-            assert!(kl <= 2e-3, "{name}, {prompt}: mean KL {kl:e}");
+            println!("{set:?}, {name}, {prompt}: mean KL {kl:.2e}");
+            assert!(kl <= 2e-3, "{set:?}, {name}, {prompt}: mean KL {kl:e}");
         }
     }
 }
@@ -165,10 +177,10 @@ fn logits_of_gguf_forms() {
 fn the_same_bits_in_any_chunks_on_any_threads() {
     let golden = Golden::read("hf-fp32");
     let ids = &golden.ids("long", "ids")[..1200];
-    for form in ["hf", "hf-fp8"] {
+    for (set, form) in on_every_set(["hf", "hf-fp8", "gguf/q4_k_m.gguf", "gguf/q8_0.gguf"]) {
         for kv_format in KvFormat::ALL {
             let run = |n_threads: usize, chunk: usize| {
-                let mut engine = engine(form, kv_format, n_threads, 2048);
+                let mut engine = engine(form, kv_format, set, n_threads, 2048);
                 engine.set_chunk(chunk);
                 let mut sequence = Sequence::default();
                 let logits = engine.prefill(&mut sequence, ids, &mut |_, _| true).expect("fits");
@@ -177,7 +189,7 @@ fn the_same_bits_in_any_chunks_on_any_threads() {
             let expected = run(1, 512);
             for (n_threads, chunk) in [(1, 1), (2, 7), (2, 64), (2, 512)] {
                 let same = run(n_threads, chunk) == expected;
-                assert!(same, "{form}, {} KV: {n_threads} threads, chunks of {chunk}", kv_format.name());
+                assert!(same, "{set:?}, {form}, {} KV: {n_threads} threads, chunks of {chunk}", kv_format.name());
             }
         }
     }
