@@ -4,7 +4,7 @@ use crate::show;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use puna_checkpoint::{Checkpoint, Config};
-use puna_cpu::Cpu;
+use puna_cpu::{Cpu, Instructions};
 use puna_engine::Engine;
 use puna_llama::{KvFormat, Llama, LoadOptions, Model, PAGE_LEN, kv_shape};
 use puna_session::{Session, Timings};
@@ -25,6 +25,9 @@ pub struct ModelArgs {
     /// Threads [default: as many as this process may run at once]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Instructions to compute with [default: the best that the processor has]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    pub instructions: Option<Instructions>,
     /// Tokens that prompt and answer may have together [default: the model's own limit, or less if memory is short]
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<usize>,
@@ -59,7 +62,13 @@ impl From<Kv> for KvFormat {
 impl ModelArgs {
     /// Another model, held in the same way; its context is for the caller to say.
     pub fn with_model(&self, model: &Path) -> ModelArgs {
-        ModelArgs { model: model.to_owned(), threads: self.threads, context: None, kv: self.kv }
+        ModelArgs {
+            model: model.to_owned(),
+            threads: self.threads,
+            instructions: self.instructions,
+            context: None,
+            kv: self.kv,
+        }
     }
 
     /// Opens and checks the model's files.
@@ -69,7 +78,8 @@ impl ModelArgs {
 
     /// The back-end that will compute.
     pub fn cpu(&self) -> Cpu {
-        Cpu::new(self.threads.map_or_else(Cpu::default_threads, usize::from))
+        let cpu = Cpu::new(self.threads.map_or_else(Cpu::default_threads, usize::from));
+        cpu.with_instructions(self.instructions.unwrap_or_else(Instructions::best))
     }
 
     /// The context to run with: what was asked for, if the model and the memory allow it.

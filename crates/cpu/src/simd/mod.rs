@@ -225,6 +225,19 @@ impl Instructions {
     }
 }
 
+impl std::str::FromStr for Instructions {
+    type Err = String;
+
+    /// By [name](Instructions::name), in upper or lower case.
+    fn from_str(name: &str) -> Result<Instructions, String> {
+        let available = Instructions::available();
+        available.iter().copied().find(|set| set.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
+            let names: Vec<&str> = available.iter().map(|set| set.name()).collect();
+            format!("expected {}, which this processor has", names.join(", "))
+        })
+    }
+}
+
 impl std::fmt::Debug for Instructions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
