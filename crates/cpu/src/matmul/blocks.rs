@@ -50,13 +50,18 @@ pub(super) struct Product<'a, B, P> {
     pub blocks: PhantomData<B>,
 }
 
+/// A value of each row, in a cache line: vectors that straddled two would be twice the work to store and to load.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct Lanes<T>([T; ROWS]);
+
 /// Some columns of a panel, unpacked.
 #[derive(Default)]
 pub(super) struct Unpacked {
     /// `[thirty-two][word][row]`
-    codes: Vec<[u32; ROWS]>,
+    codes: Vec<Lanes<u32>>,
     /// `[group][row]`, scale and minimum.
-    factors: Vec<[[f32; ROWS]; 2]>,
+    factors: Vec<[Lanes<f32>; 2]>,
 }
 
 impl<B: Blocks, P: Fn(usize, &[f32; ROWS])> Kernel for Product<'_, B, P> {
@@ -71,9 +76,9 @@ impl<B: Blocks, P: Fn(usize, &[f32; ROWS])> Kernel for Product<'_, B, P> {
         let few = self.x.n_panels() == 1;
         let stretch = if few { STRETCH.min(n_groups) } else { n_groups };
         let unpacked = self.unpacked;
-        unpacked.codes.resize(stretch * 8, [0; ROWS]);
-        unpacked.factors.resize(stretch * (32 / B::GROUP), [[0.0; ROWS]; 2]);
-        let mut sums = [[0f32; ROWS]; MAX_TOKENS];
+        unpacked.codes.resize(stretch * 8, Lanes::default());
+        unpacked.factors.resize(stretch * (32 / B::GROUP), Default::default());
+        let mut sums = [Lanes::<f32>::default(); MAX_TOKENS];
         let mut first = 0;
         while first < n_groups {
             let groups = first..n_groups.min(first + stretch);
@@ -101,7 +106,7 @@ impl<B: Blocks, P: Fn(usize, &[f32; ROWS])> Kernel for Product<'_, B, P> {
                 }
                 if groups.end == n_groups {
                     for (token, sums) in (first_token..self.x.n_tokens()).zip(&sums[..self.x.width()]) {
-                        (self.put)(token, sums);
+                        (self.put)(token, &sums.0);
                     }
                 }
             }
@@ -174,7 +179,7 @@ unsafe fn pass<S: Simd, B: Blocks, const C: usize>(
     x: *const u32,
     first: usize,
     n: usize,
-    all: &mut [[f32; ROWS]; MAX_TOKENS],
+    all: &mut [Lanes<f32>; MAX_TOKENS],
 ) {
     let groups = const { 32 / B::GROUP };
     for lane in (0..ROWS).step_by(S::LANES) {
@@ -185,7 +190,7 @@ unsafe fn pass<S: Simd, B: Blocks, const C: usize>(
             let mut factors = unpacked.factors.as_ptr().cast::<f32>().add(lane);
             let mut sums: [S::F; C] = match first {
                 0 => [s.splat_f32(0.0); C],
-                _ => std::array::from_fn(|c| s.load_f32(all[c][lane..].as_ptr())),
+                _ => std::array::from_fn(|c| s.load_f32(all[c].0[lane..].as_ptr())),
             };
             for _ in 0..n {
                 accumulate::<S, B, C>(s, &mut sums, x, codes, factors);
@@ -194,7 +199,7 @@ unsafe fn pass<S: Simd, B: Blocks, const C: usize>(
                 factors = factors.add(groups * 2 * ROWS);
             }
             for c in 0..C {
-                s.store_f32(sums[c], all[c][lane..].as_mut_ptr());
+                s.store_f32(sums[c], all[c].0[lane..].as_mut_ptr());
             }
         }
     }
