@@ -96,6 +96,7 @@ fn prepare(dir: &Path) {
         ("Q8_0", "Llama-3.1-8B-Instruct-Q8_0.gguf"),
         ("BF16", "Llama-3.1-8B"),
         ("BF16", "Llama-3.1-8B-Instruct"),
+        ("BF16", "Llama-3.2-1B-Instruct"),
         ("BF16", "model"),
     ] {
         let output = sh(dir, &format!("puna synth shape.json --format {format} -o {output}"));
