@@ -243,3 +243,295 @@ impl std::fmt::Debug for Instructions {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::f16;
+    use proptest::array::{uniform4, uniform16};
+    use proptest::prelude::*;
+
+    /// Lanes of the inputs: whole vectors of every instruction set.
+    const N: usize = 16;
+
+    /// Names of operations, with what comes of each.
+    type Results<T> = Vec<(&'static str, [T; N])>;
+
+    /// What is in the words, from the second byte on: aligned to nothing.
+    fn odd_bytes(words: &[i32; N]) -> [u8; 1 + 4 * N] {
+        let mut bytes = [0; 1 + 4 * N];
+        for (four, word) in bytes[1..].as_chunks_mut().0.iter_mut().zip(words) {
+            *four = word.to_le_bytes();
+        }
+        bytes
+    }
+
+    /// Every operation that gives integers.
+    struct Integers<'a> {
+        a: &'a [i32; N],
+        b: &'a [i32; N],
+        /// Bytes in −127..=127.
+        q: &'a [i32; N],
+        /// 0..32, and no constant to the compiler.
+        n: u32,
+    }
+
+    impl Kernel for Integers<'_> {
+        type Output = Results<i32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Results<i32> {
+            let n = self.n;
+            let bytes = odd_bytes(self.a);
+            let table = std::array::from_fn(|i| bytes[1 + i].cast_signed());
+            let mut results = Results::new();
+            for at in (0..N).step_by(S::LANES) {
+                // SAFETY: a whole vector is left; so in all that follow.
+                let int = |words: &[i32; N]| unsafe { s.load(words[at..].as_ptr().cast()) };
+                let (a, b, q) = (int(self.a), int(self.b), int(self.q));
+                let mut i = 0;
+                let mut put = |name, v: S::I| {
+                    if at == 0 {
+                        results.push((name, [0; N]));
+                    }
+                    // SAFETY: see above.
+                    unsafe { s.store(v, results[i].1[at..].as_mut_ptr().cast()) };
+                    i += 1;
+                };
+                // SAFETY: see above.
+                unsafe {
+                    put("load", s.load(bytes[1 + 4 * at..].as_ptr()));
+                    put("load_u16", s.load_u16(bytes[1 + 2 * at..].as_ptr()));
+                    put("load_i8", s.load_i8(bytes[1 + at..].as_ptr()));
+                }
+                put("splat", s.splat(self.a[0]));
+                put("and", s.and(a, b));
+                put("or", s.or(a, b));
+                put("sub", s.sub(a, b));
+                put("add", s.add(a, b));
+                put("shl", s.shl(a, n));
+                put("shr", s.shr(a, n));
+                put("shl by a constant", s.shl(a, 9));
+                put("shr by a constant", s.shr(a, 9));
+                put("shr by 0", s.shr(a, 0));
+                put("lookup", s.lookup(&table, s.and(a, s.splat(0x0f0f_0f0f))));
+                put("test_bytes", s.test_bytes(a, s.splat(i32::from_le_bytes([1, 4, 16, 128]))));
+                put("spread_byte", s.spread_byte(a, n % 4));
+                put("spread_byte 3", s.spread_byte(a, 3));
+                // Up to 2²⁴, which f32 has exactly, with halves, which are ties.
+                let twice = s.sub(s.and(a, s.splat(0x01ff_ffff)), s.splat(1 << 24));
+                put("to_i32", s.to_i32(s.mul(s.to_f32(twice), s.splat_f32(0.5))));
+
+                // 16 bits have room for two products by codes up to 127, for sixteen by codes up to 15.
+                let total = s.shr(b, 2);
+                put("dot", s.end(total, s.dot(s.begin(total), s.and(a, s.splat(0x7f7f_7f7f)), q, false)));
+                let mut part = s.begin(total);
+                for shift in 0..8 {
+                    part = s.dot(part, s.and(s.shr(a, 3 * shift), s.splat(0x0f0f_0f0f)), q, false);
+                }
+                put("dots of nibbles", s.end(total, part));
+                let mut sum = s.end(total, s.dot(s.begin(total), s.signed(a), q, true));
+                if let Some(power) = S::SIGNED_OFFSET {
+                    for byte in 0..4 {
+                        // The byte with its sign: shifted up as itself, down as a number without one, less 256 if need be.
+                        let byte = s.and(s.shr(q, 8 * byte), s.splat(255));
+                        let byte = s.sub(byte, s.shl(s.and(byte, s.splat(128)), 1));
+                        sum = s.sub(sum, s.shl(byte, power));
+                    }
+                }
+                put("dot of signed bytes", sum);
+                s.prefetch(std::ptr::null());
+                s.prefetch(bytes.as_ptr());
+            }
+            results
+        }
+    }
+
+    /// Every operation that gives floats, but for those across lanes and [`Simd::exp`].
+    struct Floats<'a> {
+        a: &'a [i32; N],
+        x: &'a [f32; N],
+        y: &'a [f32; N],
+        z: &'a [f32; N],
+    }
+
+    impl Kernel for Floats<'_> {
+        type Output = Results<f32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Results<f32> {
+            let bytes = odd_bytes(self.a);
+            let mut results = Results::new();
+            for at in (0..N).step_by(S::LANES) {
+                // SAFETY: a whole vector is left; so in all that follow.
+                let float = |values: &[f32; N]| unsafe { s.load_f32(values[at..].as_ptr()) };
+                // SAFETY: see above.
+                let a = unsafe { s.load(self.a[at..].as_ptr().cast()) };
+                let (x, y, z) = (float(self.x), float(self.y), float(self.z));
+                let mut i = 0;
+                let mut put = |name, v: S::F| {
+                    if at == 0 {
+                        results.push((name, [0.0; N]));
+                    }
+                    // SAFETY: see above.
+                    unsafe { s.store_f32(v, results[i].1[at..].as_mut_ptr()) };
+                    i += 1;
+                };
+                put("load_f32", x);
+                // SAFETY: see above.
+                put("load_f16", unsafe { s.load_f16(bytes[1 + 2 * at..].as_ptr()) });
+                put("f16_to_f32", s.f16_to_f32(s.and(a, s.splat(0xffff))));
+                put("to_f32", s.to_f32(a));
+                put("bits_as_f32", s.bits_as_f32(a));
+                put("splat_f32", s.splat_f32(self.x[0]));
+                put("add_f32", s.add_f32(x, y));
+                put("sub_f32", s.sub_f32(x, y));
+                put("mul", s.mul(x, y));
+                put("div", s.div(x, y));
+                put("max", s.max(x, y));
+                put("max of equals", s.max(s.mul(x, s.splat_f32(0.0)), s.splat_f32(0.0)));
+                put("fma", s.fma(x, y, z));
+                put("fnma", s.fnma(x, y, z));
+            }
+            results
+        }
+    }
+
+    /// Sum and maximum of each vector's lanes, with the lanes.
+    struct Across<'a>(&'a [f32; N]);
+
+    impl Kernel for Across<'_> {
+        type Output = Vec<(f32, f32, Vec<f32>)>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Self::Output {
+            let vectors = self.0.chunks_exact(S::LANES);
+            vectors
+                .map(|lanes| {
+                    // SAFETY: a whole vector.
+                    let v = unsafe { s.load_f32(lanes.as_ptr()) };
+                    (s.sum(v), s.max_lane(v), lanes.to_vec())
+                })
+                .collect()
+        }
+    }
+
+    struct Exp<'a>(&'a mut [f32]);
+
+    impl Kernel for Exp<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            for lanes in self.0.chunks_exact_mut(S::LANES) {
+                // SAFETY: a whole vector.
+                unsafe { s.store_f32(s.exp(s.load_f32(lanes.as_ptr())), lanes.as_mut_ptr()) };
+            }
+        }
+    }
+
+    fn portable() -> Instructions {
+        Instructions(Set::Portable)
+    }
+
+    /// The same bits, or NaN both.
+    fn same(a: f32, b: f32) -> bool {
+        a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+    }
+
+    fn words() -> impl Strategy<Value = [i32; N]> {
+        uniform16(any::<i32>())
+    }
+
+    /// Numbers of ordinary size, and whatever f32 has: infinities, NaN, subnormal numbers.
+    fn floats() -> impl Strategy<Value = [f32; N]> {
+        uniform16(prop_oneof![-8f32..8.0, any::<u32>().prop_map(f32::from_bits)])
+    }
+
+    proptest! {
+        #[test]
+        fn integers_are_those_of_any_processor(
+            a in words(),
+            b in words(),
+            q in uniform16(uniform4(-127i8..=127).prop_map(|q| i32::from_le_bytes(q.map(i8::cast_unsigned)))),
+            n in 0u32..32,
+        ) {
+            let expected = portable().run(Integers { a: &a, b: &b, q: &q, n });
+            for set in Instructions::available() {
+                for (found, expected) in set.run(Integers { a: &a, b: &b, q: &q, n }).iter().zip(&expected) {
+                    prop_assert_eq!(found, expected, "{:?}", set);
+                }
+            }
+        }
+
+        #[test]
+        fn floats_are_those_of_any_processor(a in words(), x in floats(), y in floats(), z in floats()) {
+            let mut expected = portable().run(Floats { a: &a, x: &x, y: &y, z: &z });
+            for set in Instructions::available().into_iter().rev() {
+                for ((name, found), (_, expected)) in set.run(Floats { a: &a, x: &x, y: &y, z: &z }).iter().zip(&expected) {
+                    for i in 0..N {
+                        prop_assert!(
+                            same(found[i], expected[i]),
+                            "{set:?}: {name} of {:#x}, {}, {}, {}: {} for {}",
+                            a[i], x[i], y[i], z[i], found[i], expected[i],
+                        );
+                    }
+                }
+                // All sets but the portable one, which is the first here, round once.
+                for (name, expected) in &mut expected {
+                    match *name {
+                        "fma" => *expected = std::array::from_fn(|i| x[i].mul_add(y[i], z[i])),
+                        "fnma" => *expected = std::array::from_fn(|i| (-x[i]).mul_add(y[i], z[i])),
+                        _ => {}
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn lanes_are_added_by_halves(x in uniform16(-8f32..8.0)) {
+            for set in Instructions::available() {
+                for (sum, max, mut lanes) in set.run(Across(&x)) {
+                    prop_assert_eq!(max, lanes.iter().copied().reduce(f32::max).expect("lanes"), "{:?}", set);
+                    while lanes.len() > 1 {
+                        let high = lanes.split_off(lanes.len() / 2);
+                        lanes.iter_mut().zip(high).for_each(|(low, high)| *low += high);
+                    }
+                    prop_assert_eq!(sum, lanes[0], "{:?}", set);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_f16_is_itself() {
+        let all: Vec<i32> = (0..=0xffff).collect();
+        for set in Instructions::available() {
+            for a in all.as_chunks::<N>().0 {
+                let results = set.run(Floats { a, x: &[0.0; N], y: &[0.0; N], z: &[0.0; N] });
+                let (_, found) = results.iter().find(|(name, _)| *name == "f16_to_f32").expect("in the list");
+                for i in 0..N {
+                    assert!(same(found[i], f16::from_bits(a[i] as u16).to_f32()), "{set:?}: {:#x}, {}", a[i], found[i]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn exp_is_exact_to_a_few_ulps() {
+        let inputs: Vec<f32> = (-8704..8800).map(|i| i as f32 / 100.0).collect();
+        for set in Instructions::available() {
+            let mut found = inputs.clone();
+            set.run(Exp(&mut found));
+            for (x, found) in inputs.iter().zip(found) {
+                let exact = f64::from(*x).exp();
+                assert!((f64::from(found) / exact - 1.0).abs() < 3e-7, "{set:?}: e^{x}: {found} for {exact}");
+            }
+            let mut ends = [f32::NEG_INFINITY, f32::MIN, -88.0, 88.0, f32::MAX, f32::INFINITY, f32::NAN, 0.0].repeat(2);
+            set.run(Exp(&mut ends));
+            assert!(ends[..3].iter().all(|e| (0.0..1e-37).contains(e)), "{set:?}: {ends:?}");
+            assert!(ends[3..6].iter().all(|e| *e > 1e38 && e.is_finite()), "{set:?}: {ends:?}");
+            assert!(ends[6].is_nan() && ends[7] == 1.0, "{set:?}: {ends:?}");
+        }
+    }
+}
