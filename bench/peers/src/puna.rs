@@ -1,6 +1,6 @@
 //! puna.
 
-use crate::{CONTEXT, Runner};
+use crate::phase::{Phase, Runner, UBATCH};
 use anyhow::Result;
 use puna_cpu::Cpu;
 use puna_engine::{Engine, Sequence};
@@ -9,30 +9,42 @@ use std::path::Path;
 
 pub struct Puna {
     engine: Engine,
-    sequence: Sequence,
+    sequences: Vec<Sequence>,
 }
 
 impl Puna {
-    pub fn new(file: &Path, threads: usize) -> Result<Puna> {
-        let options = LoadOptions { kv_format: KvFormat::F16, cache_tokens: CONTEXT, max_batch: 512 };
-        let model = Llama::load(Cpu::new(threads), &puna_checkpoint::open(file)?, options, &mut |_, _| ())?;
-        Ok(Puna { engine: Engine::new(Box::new(model), CONTEXT), sequence: Sequence::default() })
+    /// Loads a model whose cache has room for each of the phases; it takes memory as it is filled.
+    pub fn new(file: &Path, cpu: Cpu, phases: &[Phase]) -> Result<Puna> {
+        let context = phases.iter().map(|phase| phase.context()).max().unwrap_or(0);
+        let cache_tokens = phases.iter().map(|phase| phase.context() * phase.sequences()).max().unwrap_or(0);
+        let options = LoadOptions { kv_format: KvFormat::F16, cache_tokens, max_batch: UBATCH };
+        let model = Llama::load(cpu, &puna_checkpoint::open(file)?, options, &mut |_, _| ())?;
+        Ok(Puna { engine: Engine::new(Box::new(model), context), sequences: Vec::new() })
     }
 }
 
 impl Runner for Puna {
+    fn start(&mut self, phase: Phase) -> Result<()> {
+        self.truncate(0)?;
+        self.sequences = (0..phase.sequences()).map(|_| Sequence::default()).collect();
+        Ok(())
+    }
+
     fn prefill(&mut self, ids: &[u32]) -> Result<()> {
-        self.engine.prefill(&mut self.sequence, ids, &mut |_, _| true)?;
+        self.engine.prefill(&mut self.sequences[0], ids, &mut |_, _| true)?;
         Ok(())
     }
 
-    fn decode(&mut self, id: u32) -> Result<()> {
-        self.engine.decode(&mut self.sequence, id)?;
+    fn decode(&mut self, ids: &[u32]) -> Result<()> {
+        match (&mut self.sequences[..], ids) {
+            ([sequence], [id]) => self.engine.decode(sequence, *id)?,
+            (sequences, ids) => self.engine.decode_together(&mut sequences.iter_mut().collect::<Vec<_>>(), ids)?,
+        };
         Ok(())
     }
 
-    fn clear(&mut self) -> Result<()> {
-        self.engine.truncate(&mut self.sequence, 0);
+    fn truncate(&mut self, len: usize) -> Result<()> {
+        self.sequences.iter_mut().for_each(|sequence| self.engine.truncate(sequence, len));
         Ok(())
     }
 }

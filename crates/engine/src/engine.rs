@@ -123,6 +123,46 @@ impl Engine {
         end.saturating_sub(sequence.ids.len()).min(self.model.max_batch())
     }
 
+    /// Appends one token to each of several sequences in one forward pass, which reads the weights once, and returns the
+    /// logits after them, `[sequences.len(), vocab_size]`: the same bits as from [`decode`](Self::decode) alone. After
+    /// an error no sequence has changed.
+    ///
+    /// # Panics
+    /// When there are not as many ids as sequences, or more than the model's `max_batch`.
+    pub fn decode_together(&mut self, sequences: &mut [&mut Sequence], ids: &[u32]) -> Result<&[f32], Error> {
+        assert_eq!(sequences.len(), ids.len(), "one token for each sequence");
+        if sequences.is_empty() {
+            return Err(Error::Empty);
+        }
+        let longest = sequences.iter().map(|sequence| sequence.ids.len()).max().unwrap_or(0);
+        if longest >= self.context {
+            return Err(Error::TooLong { found: longest + 1, context: self.context });
+        }
+        if let Err(error) = self.forward_together(sequences, ids) {
+            for sequence in sequences {
+                // Gives back the pages that its token would have needed.
+                let len = sequence.ids.len();
+                self.truncate(sequence, len);
+            }
+            return Err(error);
+        }
+        Ok(&self.logits)
+    }
+
+    fn forward_together(&mut self, sequences: &mut [&mut Sequence], ids: &[u32]) -> Result<(), Error> {
+        for sequence in sequences.iter_mut() {
+            self.reserve(sequence, 1)?;
+        }
+        let spans: Vec<Span> = sequences.iter().map(|s| Span { start: s.ids.len(), len: 1, pages: &s.pages }).collect();
+        let outputs: Vec<usize> = (0..ids.len()).collect();
+        self.model.forward(&Batch { ids, spans: &spans, outputs: &outputs }, &mut self.logits)?;
+        self.check_finite(spans.iter().map(|span| span.start))?;
+        for (sequence, id) in sequences.iter_mut().zip(ids) {
+            sequence.ids.push(*id);
+        }
+        Ok(())
+    }
+
     /// Logits after every token: `each(position, logits)`.
     pub fn score(&mut self, ids: &[u32], each: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
         self.check(ids)?;
@@ -162,26 +202,37 @@ impl Engine {
     fn forward(&mut self, sequence: &mut Sequence, ids: &[u32], outputs: &[usize]) -> Result<(), Error> {
         let start = sequence.ids.len();
         self.forward_unchecked(sequence, ids, outputs)?;
-        let vocab_size = self.model.config().vocab_size;
-        let mut rows = self.logits.chunks_exact(vocab_size).zip(outputs);
-        let damaged = rows.find_map(|(logits, row)| check_finite(logits, start + row).err());
-        damaged.map_or(Ok(()), |error| {
+        let checked = self.check_finite(outputs.iter().map(|row| start + row));
+        if checked.is_err() {
             sequence.ids.truncate(start);
-            Err(error)
-        })
+        }
+        checked
     }
 
     fn forward_unchecked(&mut self, sequence: &mut Sequence, ids: &[u32], outputs: &[usize]) -> Result<(), Error> {
-        let start = sequence.ids.len();
-        while sequence.pages.len() * PAGE_LEN < start + ids.len() {
-            let room = sequence.pages.len() * PAGE_LEN;
-            let page = self.pages.take().ok_or(Error::TooLong { found: start + ids.len(), context: room })?;
-            sequence.pages.push(page);
-        }
-        let span = Span { start, len: ids.len(), pages: &sequence.pages };
+        self.reserve(sequence, ids.len())?;
+        let span = Span { start: sequence.ids.len(), len: ids.len(), pages: &sequence.pages };
         self.model.forward(&Batch { ids, spans: &[span], outputs }, &mut self.logits)?;
         sequence.ids.extend_from_slice(ids);
         Ok(())
+    }
+
+    /// Takes the pages for `n` more tokens.
+    fn reserve(&mut self, sequence: &mut Sequence, n: usize) -> Result<(), Error> {
+        let found = sequence.ids.len() + n;
+        while sequence.pages.len() * PAGE_LEN < found {
+            let room = sequence.pages.len() * PAGE_LEN;
+            let page = self.pages.take().ok_or(Error::TooLong { found, context: room })?;
+            sequence.pages.push(page);
+        }
+        Ok(())
+    }
+
+    /// Looks at the logits of the tokens at `positions`.
+    fn check_finite(&self, positions: impl Iterator<Item = usize>) -> Result<(), Error> {
+        let vocab_size = self.model.config().vocab_size;
+        let mut rows = self.logits.chunks_exact(vocab_size).zip(positions);
+        rows.try_for_each(|(logits, position)| check_finite(logits, position))
     }
 }
 

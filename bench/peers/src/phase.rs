@@ -1,0 +1,97 @@
+//! What is measured, and what a runner must do for it.
+
+use anyhow::Result;
+use clap::ValueEnum;
+use std::time::{Duration, Instant};
+
+/// Tokens of a prompt, and of the batches in which longer ones are computed.
+const PROMPT: usize = 512;
+pub const UBATCH: usize = 512;
+const TOKENS: usize = 128;
+pub const DEPTH: usize = 16_384;
+const DEPTH_TOKENS: usize = 32;
+const SEQUENCES: usize = 4;
+const STEPS: usize = 64;
+
+/// For the threads of the one before to fall asleep.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Phase {
+    /// A prompt of 512 tokens
+    Prefill,
+    /// 128 tokens, one by one, from an empty cache
+    Decode,
+    /// 32 tokens behind 16384
+    Depth,
+    /// Four sequences of 64 tokens, four tokens a step
+    Together,
+}
+
+impl Phase {
+    pub fn name(self) -> String {
+        match self {
+            Phase::Prefill => format!("prefill {PROMPT}"),
+            Phase::Decode => format!("decode {TOKENS}"),
+            Phase::Depth => format!("decode {DEPTH_TOKENS} at {DEPTH}"),
+            Phase::Together => format!("decode {SEQUENCES} x {STEPS}"),
+        }
+    }
+
+    pub fn sequences(self) -> usize {
+        if self == Phase::Together { SEQUENCES } else { 1 }
+    }
+
+    /// Room for a sequence, in tokens: llama.cpp has it in steps of 256.
+    pub fn context(self) -> usize {
+        let tokens = match self {
+            Phase::Prefill => PROMPT,
+            Phase::Decode => TOKENS,
+            Phase::Depth => DEPTH + DEPTH_TOKENS,
+            Phase::Together => STEPS,
+        };
+        tokens.next_multiple_of(256)
+    }
+
+    /// Tokens in the cache before a turn.
+    pub fn filled(self) -> usize {
+        if self == Phase::Depth { DEPTH } else { 0 }
+    }
+
+    /// One turn, in tokens a second. It leaves the cache as it was.
+    pub fn turn(self, runner: &mut dyn Runner) -> Result<f64> {
+        std::thread::sleep(PAUSE);
+        let start = Instant::now();
+        let (tokens, steps) = match self {
+            Phase::Prefill => {
+                runner.prefill(&ids(PROMPT))?;
+                (PROMPT, 0)
+            }
+            Phase::Decode => (TOKENS, TOKENS),
+            Phase::Depth => (DEPTH_TOKENS, DEPTH_TOKENS),
+            Phase::Together => (SEQUENCES * STEPS, STEPS),
+        };
+        ids(tokens).chunks(self.sequences()).take(steps).try_for_each(|ids| runner.decode(ids))?;
+        let seconds = start.elapsed().as_secs_f64();
+        runner.truncate(self.filled())?;
+        Ok(tokens as f64 / seconds)
+    }
+}
+
+/// Who runs a model. Its sequences are equally long.
+pub trait Runner {
+    /// Forgets everything and makes room for what the phase needs.
+    fn start(&mut self, phase: Phase) -> Result<()>;
+    /// Computes a prompt in the first sequence, which is empty; the logits after it are wanted.
+    fn prefill(&mut self, ids: &[u32]) -> Result<()>;
+    /// Computes one token, and its logits, in each sequence of the phase: all in one batch.
+    fn decode(&mut self, ids: &[u32]) -> Result<()>;
+    /// Forgets each sequence's tokens from `len` on.
+    fn truncate(&mut self, len: usize) -> Result<()>;
+}
+
+/// Tokens of no meaning, the same for all.
+pub fn ids(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| i * 7919 % 128_000).collect()
+}
