@@ -15,7 +15,8 @@ fn engine(format: &str, kv_format: KvFormat, cache_tokens: usize) -> Engine {
     let shape = Shape::from_json("tiny", json).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tiny.gguf");
-    write(&shape, format.parse().unwrap(), Container::Gguf, &file, Weights::Random { seed: 1 }, &mut |_, _| ()).unwrap();
+    write(&shape, format.parse().unwrap(), Container::Gguf, &file, Weights::Random { seed: 1 }, &mut |_, _| ())
+        .unwrap();
     let options = LoadOptions { kv_format, cache_tokens, max_batch: 64 };
     let model = Llama::load(Cpu::new(2), &puna_checkpoint::open(&file).unwrap(), options, &mut |_, _| ()).unwrap();
     Engine::new(Box::new(model), 200)
