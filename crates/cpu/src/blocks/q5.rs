@@ -16,7 +16,7 @@ unsafe fn five_bits<S: Simd>(s: S, at: At, low: usize, fifth: usize, word: usize
     let (low, fifth) = unsafe { (nibbles(s, at, low, word), at.word(s, fifth)) };
     // Four codes' bits lie in one half of a byte.
     let byte = s.spread_byte(fifth, word as u32 / 2);
-    let bit = if word % 2 == 0 { [1, 2, 4, 8] } else { [16, 32, 64, 128] };
+    let bit = if word.is_multiple_of(2) { [1, 2, 4, 8] } else { [16, 32, 64, 128] };
     s.or(low, bytes(s, s.test_bytes(byte, s.splat(i32::from_le_bytes(bit))), 16))
 }
 

@@ -244,7 +244,7 @@ unsafe fn accumulate<S: Simd, B: Blocks, const C: usize>(
         let half = if group_words == 8 { 2 } else { word / group_words };
         // SAFETY: the caller's promise.
         unsafe {
-            if word % group_words == 0 {
+            if word.is_multiple_of(group_words) {
                 for c in 0..C {
                     totals[c] = match const { offset::<S, B>() } {
                         Some(power) => s.shl(x.minus_sum(s, half, c), power),
@@ -252,7 +252,7 @@ unsafe fn accumulate<S: Simd, B: Blocks, const C: usize>(
                     };
                 }
             }
-            if word % run == 0 {
+            if word.is_multiple_of(run) {
                 for c in 0..C {
                     parts[c] = s.begin(totals[c]);
                 }
@@ -261,12 +261,12 @@ unsafe fn accumulate<S: Simd, B: Blocks, const C: usize>(
             for c in 0..C {
                 parts[c] = s.dot(parts[c], w, x.q(s, word, c), B::SIGNED);
             }
-            if (word + 1) % run == 0 {
+            if (word + 1).is_multiple_of(run) {
                 for c in 0..C {
                     totals[c] = s.end(totals[c], parts[c]);
                 }
             }
-            if (word + 1) % group_words == 0 {
+            if (word + 1).is_multiple_of(group_words) {
                 let factors = factors.add(word / group_words * 2 * ROWS);
                 let scale = s.load_f32(factors);
                 for c in 0..C {
