@@ -217,6 +217,6 @@ impl Simd for Neon {
     #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: a hint changes nothing and never faults.
-        unsafe { asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nomem, nostack, preserves_flags)) }
+        unsafe { asm!("prfm pldl1keep, [{at}]", at = in(reg) at.addr(), options(nomem, nostack, preserves_flags)) }
     }
 }
