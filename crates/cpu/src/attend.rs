@@ -24,8 +24,8 @@ use std::ops::Range;
 /// finely.
 const CHUNK: usize = 16 * PAGE_LEN;
 
-/// Query tokens of a tile: with four heads a group, 64 rows meet each decoded page.
-const TILE: usize = 16;
+/// Query rows of a KV head in a tile, about: so many meet each decoded page, and stay in the second-level cache.
+const TILE_ROWS: usize = 128;
 
 /// Query rows of a KV head up to which they are few: what bounds attention is then reading the cache.
 const FEW: usize = 8;
@@ -205,16 +205,17 @@ pub(crate) fn attend(
 /// Cuts the batch into tiles: as large as leaves enough tasks for the threads.
 fn tiles<'a>(batch: &Batch<'a>, n_kv_heads: usize, group: usize, n_threads: usize) -> Vec<Tile<'a>> {
     let mut tiles = Vec::new();
+    let tile = (TILE_ROWS / group).max(1);
     let mut span_row = 0;
     for span in batch.spans {
-        for first in (0..span.len).step_by(TILE) {
+        for first in (0..span.len).step_by(tile) {
             tiles.push(Tile {
                 span: *span,
                 heads: 0..n_kv_heads,
                 group,
                 first_row: span_row + first,
                 first_position: span.start + first,
-                n_tokens: TILE.min(span.len - first),
+                n_tokens: tile.min(span.len - first),
                 partial: None,
             });
         }

@@ -16,7 +16,7 @@ use puna_backend::{KvFormat, PAGE_LEN};
 
 /// Rows that pass together at most: with four vectors of tokens (or of the head), sixteen of 32 registers hold sums;
 /// with two, eight of sixteen.
-const ROWS: usize = 4;
+const ROWS: usize = 6;
 
 /// Lanes of the largest vector.
 const LANES: usize = 16;
@@ -78,6 +78,8 @@ struct Head {
     scales: *const f32,
     /// Keys and values that come next, to be fetched meanwhile.
     next: [*const u8; 2],
+    /// Bytes of either.
+    n_bytes: usize,
 }
 
 #[inline(always)]
@@ -107,7 +109,8 @@ fn gather<S: Simd, L: Stored>(s: S, task: Gather<'_>) {
                 false => cache.head(tile.span.pages[(page + 1).min(n_pages - 1)], layer, tile.heads.start),
             };
             let next = [next.0.as_ptr(), next.1.as_ptr()];
-            let mut encoded = Head { keys: k.as_ptr(), values: v.as_ptr(), scales: scales.as_ptr(), next };
+            let mut encoded =
+                Head { keys: k.as_ptr(), values: v.as_ptr(), scales: scales.as_ptr(), next, n_bytes: k.len() };
             let rows = Rows { tile, page, q: q.as_ptr(), gathered: gathered.as_mut_ptr(), hd };
             // SAFETY: a head has keys and values of PAGE_LEN tokens; the buffers have room for them, and the rows are those
             // of the head.
@@ -157,9 +160,7 @@ unsafe fn decode_keys<S: Simd, L: Stored>(s: S, head: &Head, hd: usize, out: &mu
                 if L::SCALED && i % GROUP == 0 {
                     scale = s.load_f16(head.keys.add(L::key_scale(i, token)));
                 }
-                let at = L::key(i, token);
-                fetch(s, head.next[0], at, S::LANES * L::BYTES);
-                let k = L::load(s, head.keys.add(at));
+                let k = L::load(s, head.keys.add(L::key(i, token)));
                 let k = if L::SCALED { s.mul(k, scale) } else { k };
                 s.store_f32(k, out[i * PAGE_LEN + token..][..S::LANES].as_mut_ptr());
             }
@@ -179,10 +180,7 @@ unsafe fn decode_values<S: Simd, L: Stored>(s: S, head: &Head, hd: usize, out: &
         let out = &mut out[token * width..][..width];
         for i in (0..whole).step_by(S::LANES) {
             // SAFETY: the caller's promise.
-            unsafe {
-                fetch(s, head.next[1], L::value(hd, token, i), S::LANES * L::BYTES);
-                s.store_f32(value::<S, L>(s, head, hd, token, i), out.as_mut_ptr().add(i));
-            }
+            unsafe { s.store_f32(value::<S, L>(s, head, hd, token, i), out.as_mut_ptr().add(i)) };
         }
         if whole < hd {
             let (mut bytes, mut values) = ([0u8; 4 * LANES], [0f32; LANES]);
@@ -239,13 +237,25 @@ impl Rows<'_> {
             if n == 0 {
                 continue;
             }
-            for row in (0..n_rows).step_by(ROWS) {
-                let (n_rows, row) = ((n_rows - row).min(ROWS), run * n_rows + row);
+            let step = if AHEAD { 4 } else { ROWS };
+            for row in (0..n_rows).step_by(step) {
+                let (n_rows, row) = ((n_rows - row).min(step), run * n_rows + row);
+                if !AHEAD {
+                    // A share of what comes next, so that fetching it takes as long as the work on this.
+                    let share = head.n_bytes * n_rows / tile.n_rows_of_head();
+                    let first = head.n_bytes * row / tile.n_rows_of_head();
+                    for line in (first / 64 * 64..first + share).step_by(64) {
+                        s.prefetch(head.next[0].wrapping_add(line));
+                        s.prefetch(head.next[1].wrapping_add(line));
+                    }
+                }
                 // SAFETY: so many rows are there from this one on.
                 unsafe {
                     let q = self.q.add(row * hd);
                     let gathered = self.gathered.add(row * row_len(hd));
                     match n_rows {
+                        6 if !AHEAD => meet::<S, L, 6, AHEAD>(s, q, gathered, hd, head, n, &mut weights),
+                        5 if !AHEAD => meet::<S, L, 5, AHEAD>(s, q, gathered, hd, head, n, &mut weights),
                         4 => meet::<S, L, 4, AHEAD>(s, q, gathered, hd, head, n, &mut weights),
                         3 => meet::<S, L, 3, AHEAD>(s, q, gathered, hd, head, n, &mut weights),
                         2 => meet::<S, L, 2, AHEAD>(s, q, gathered, hd, head, n, &mut weights),
