@@ -126,10 +126,11 @@ fn encode(instructions: Instructions, format: KvFormat, rows: Rows<'_>, out: &mu
     match format {
         KvFormat::F32 => rows.iter().zip(out).for_each(|(row, out)| Format::F32.encode(row, out)),
         KvFormat::F16 => rows.iter().zip(out).for_each(|(row, out)| instructions.run(EncodeF16(row, out))),
-        KvFormat::Q8_0 => rows.iter().zip(out).for_each(|(row, out)| Format::Q8_0.encode(row, out)),
+        KvFormat::Q8_0 => rows.iter().zip(out).for_each(|(row, out)| instructions.run(EncodeQ8_0(row, out))),
     }
 }
 
+/// The same bits as [`puna_format`]'s encoder.
 struct EncodeF16<'a>(&'a [f32], &'a mut [u8]);
 
 impl Kernel for EncodeF16<'_> {
@@ -150,6 +151,74 @@ impl Kernel for EncodeF16<'_> {
                 last[..values.len() - whole].copy_from_slice(&values[whole..]);
                 s.store_f16(s.load_f32(last.as_ptr()), bytes.as_mut_ptr());
                 out[2 * whole..2 * values.len()].copy_from_slice(&bytes[..2 * (values.len() - whole)]);
+            }
+        }
+        for (out, value) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+            // A number that is too large was rounded to infinity: one below it, of the same sign, is the largest.
+            let half = u16::from_le_bytes(*out);
+            let overflowed = half & 0x7fff == 0x7c00 && value.is_finite();
+            *out = (half - u16::from(overflowed)).to_le_bytes();
+        }
+    }
+}
+
+/// The same bits as [`puna_format`]'s encoder.
+struct EncodeQ8_0<'a>(&'a [f32], &'a mut [u8]);
+
+impl Kernel for EncodeQ8_0<'_> {
+    type Output = ();
+
+    /// Written without vectors: compiled for an instruction set, the loops become some.
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let EncodeQ8_0(values, out) = self;
+        for (values, out) in values.as_chunks::<GROUP>().0.iter().zip(out.as_chunks_mut::<{ 2 + GROUP }>().0) {
+            let mut x = *values;
+            let mut peak = 0;
+            for x in &mut x {
+                *x = if x.is_nan() { 0.0 } else { x.clamp(-1e9, 1e9) };
+                // Magnitudes are ordered as their bits are.
+                peak = peak.max(x.to_bits() & 0x7fff_ffff);
+            }
+            let d = (f32::from_bits(peak) / 127.0).min(65504.0);
+            let inverse = 1.0 / d;
+            let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+            let mut scale = [0u8; 32];
+            // SAFETY: room for sixteen halves.
+            unsafe { s.store_f16(s.splat_f32(d), scale.as_mut_ptr()) };
+            out[..2].copy_from_slice(&scale[..2]);
+            for (out, x) in out[2..].iter_mut().zip(x) {
+                let q = (x * inverse).clamp(-127.0, 127.0);
+                // Halves are rounded away from zero: the float just below one half is added, and the rest cut off.
+                *out = ((q + 0.5f32.next_down().copysign(q)) as i32 as i8).cast_unsigned();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn encoders_give_the_bits_of_the_formats(
+            values in prop::collection::vec(prop_oneof![8 => -8f32..8.0, 1 => any::<u32>().prop_map(f32::from_bits)], 96),
+            n in 0usize..=96,
+        ) {
+            for set in Instructions::available() {
+                let (mut found, mut expected) = (vec![0; 2 * n], vec![0; 2 * n]);
+                set.run(EncodeF16(&values[..n], &mut found));
+                Format::F16.encode(&values[..n], &mut expected);
+                for ((found, expected), value) in found.as_chunks().0.iter().zip(expected.as_chunks().0).zip(&values) {
+                    // NaN stays NaN, whichever.
+                    prop_assert!(found == expected || value.is_nan() && half::f16::from_le_bytes(*found).is_nan(), "{:?}", set);
+                }
+                let (mut found, mut expected) = (vec![0; 3 * 34], vec![0; 3 * 34]);
+                set.run(EncodeQ8_0(&values, &mut found));
+                Format::Q8_0.encode(&values, &mut expected);
+                prop_assert_eq!(found, expected, "{:?}", set);
             }
         }
     }
