@@ -36,18 +36,22 @@ fn main() {
         cpu.write(&(0..n * cols).map(|i| (i * 7919 % 1009) as f32 / 500.0 - 1.0).collect::<Vec<_>>(), &mut x);
         x
     };
-    let start = Instant::now();
-    for &pages in &pages {
-        for at in (0..depth + n).step_by(CHUNK) {
-            let len = CHUNK.min(depth + n - at);
-            let k = rows(len, n_kv_heads * head_dim);
-            let batch = Batch { ids: &vec![0; len], spans: &[Span { start: at, len, pages }], outputs: &[] };
-            for layer in 0..n_layers {
-                cpu.store_kv(&mut cache, layer, &batch, &k, &k).expect("memory");
+    // Once for the system to give the memory, once for the time.
+    let mut per_token = 0.0;
+    for _ in 0..2 {
+        let start = Instant::now();
+        for &pages in &pages {
+            for at in (0..depth + n).step_by(CHUNK) {
+                let len = CHUNK.min(depth + n - at);
+                let batch = Batch { ids: &vec![0; len], spans: &[Span { start: at, len, pages }], outputs: &[] };
+                let k = rows(len, n_kv_heads * head_dim);
+                for layer in 0..n_layers {
+                    cpu.store_kv(&mut cache, layer, &batch, &k, &k).expect("memory");
+                }
             }
         }
+        per_token = start.elapsed().as_secs_f64() / ((depth + n) * n_sequences) as f64;
     }
-    let per_token = start.elapsed().as_secs_f64() / ((depth + n) * n_sequences) as f64;
     println!("{} {}: stored {:.1} µs a token", instructions.name(), format.name(), per_token * 1e6);
 
     let spans: Vec<Span<'_>> = pages.iter().map(|pages| Span { start: depth, len: n, pages }).collect();

@@ -190,7 +190,9 @@ impl Kernel for EncodeQ8_0<'_> {
             for (out, x) in out[2..].iter_mut().zip(x) {
                 let q = (x * inverse).clamp(-127.0, 127.0);
                 // Halves are rounded away from zero: the float just below one half is added, and the rest cut off.
-                *out = ((q + 0.5f32.next_down().copysign(q)) as i32 as i8).cast_unsigned();
+                let q = q + 0.5f32.next_down().copysign(q);
+                // SAFETY: neither x nor the inverse is NaN or infinite, so q is a number, and less than 128.
+                *out = unsafe { q.to_int_unchecked::<i32>() } as u8;
             }
         }
     }
