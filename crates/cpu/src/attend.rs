@@ -28,7 +28,7 @@ const CHUNK: usize = 16 * PAGE_LEN;
 const TILE_ROWS: usize = 128;
 
 /// Query rows of a KV head up to which they are few: what bounds attention is then reading the cache.
-const FEW: usize = 8;
+const FEW: usize = 32;
 
 /// Tasks per thread that are enough for the threads to end together.
 const TASKS_PER_THREAD: usize = 8;
