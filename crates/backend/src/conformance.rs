@@ -58,11 +58,19 @@ pub fn run<B: Backend>(backend: &B, seed: u64) {
     rope(backend, random);
     elementwise(backend, random);
     for format in KvFormat::ALL {
-        for (n_heads, n_kv_heads, hd) in [(8, 2, 32), (4, 4, 64), (6, 2, 128), (3, 1, 96)] {
-            attention(backend, random, format, n_heads, n_kv_heads, hd);
+        for heads in [(8, 2, 32), (4, 4, 64), (6, 2, 128), (3, 1, 96), (5, 1, 64), (7, 1, 32)] {
+            attention(backend, random, format, heads.into());
+        }
+        for heads in [(4, 1, 64), (16, 2, 32), (16, 1, 128), (7, 1, 32)] {
+            long_attention(backend, random, format, heads.into());
         }
     }
-    attention(backend, random, KvFormat::F32, 4, 2, 12);
+    for format in [KvFormat::F32, KvFormat::F16] {
+        for heads in [(4, 2, 12), (5, 1, 80)] {
+            attention(backend, random, format, heads.into());
+            long_attention(backend, random, format, heads.into());
+        }
+    }
 }
 
 fn rows_of<B: Backend>(backend: &B, values: &[f32], cols: usize) -> B::Activations {
@@ -243,19 +251,69 @@ fn elementwise<B: Backend>(backend: &B, random: &mut Random) {
     assert_eq!(picked, [&sum[3 * dim..], &sum[dim..2 * dim]].concat(), "gather");
 }
 
-/// Two sequences with pages in no order, filled in chunks of several sizes; each size must give the same bits.
-fn attention<B: Backend>(
-    backend: &B,
-    random: &mut Random,
-    format: KvFormat,
+/// Heads of an attention.
+#[derive(Clone, Copy)]
+struct Heads {
     n_heads: usize,
     n_kv_heads: usize,
     hd: usize,
-) {
+}
+
+impl From<(usize, usize, usize)> for Heads {
+    fn from((n_heads, n_kv_heads, hd): (usize, usize, usize)) -> Heads {
+        Heads { n_heads, n_kv_heads, hd }
+    }
+}
+
+impl Heads {
+    fn name(&self, what: &str, format: KvFormat) -> String {
+        format!("{what} {} {}/{} heads of {}", format.name(), self.n_heads, self.n_kv_heads, self.hd)
+    }
+
+    /// Checks what a query `[h·hd]` at `position` found among keys and values `[≥ position + 1, g·hd]`.
+    fn check<'a>(&self, what: &str, format: KvFormat, position: usize, [q, k, v]: [&'a [f32]; 3], out: &[f32]) {
+        let Heads { n_heads, n_kv_heads, hd } = *self;
+        // What storage does to a value: relative error of f16, half a step of Q8_0 (inputs are within ±1).
+        let (relative, absolute) = match format {
+            KvFormat::F32 => (0.0, 0.0),
+            KvFormat::F16 => (2f64.powi(-11), 1e-7),
+            KvFormat::Q8_0 => (2f64.powi(-11), 1.0 / 254.0),
+        };
+        for head in 0..n_heads {
+            let q = &q[head * hd..][..hd];
+            let kv_head = head / (n_heads / n_kv_heads);
+            let rows = |x: &'a [f32]| {
+                x.chunks_exact(n_kv_heads * hd).map(move |row| &row[kv_head * hd..][..hd]).take(position + 1)
+            };
+            let scale = 1.0 / (hd as f64).sqrt();
+            let magnitude = q.iter().map(|q| f64::from(q.abs())).sum::<f64>() * scale;
+            let dot = |k: &[f32]| q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();
+            let scores: Vec<f64> = rows(k).map(|k| dot(k) * scale).collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            // A score off by e scales its weight by at most exp(e), and so does the total.
+            let score_error = magnitude * (relative + absolute + f32_error(hd));
+            let weight_error = (2.0 * score_error).exp_m1() + f32_error(position) + 1e-6;
+            let mut expected = vec![0.0; hd];
+            for (weight, v) in weights.iter().zip(rows(v)) {
+                expected.iter_mut().zip(v).for_each(|(sum, v)| *sum += weight / total * f64::from(*v));
+            }
+            let tolerance = weight_error + relative + absolute;
+            for (i, expected) in expected.into_iter().enumerate() {
+                assert_close(what, (position * n_heads + head) * hd + i, out[head * hd + i], expected, tolerance);
+            }
+        }
+    }
+}
+
+/// Two sequences with pages in no order, filled in chunks of several sizes; each size must give the same bits.
+fn attention<B: Backend>(backend: &B, random: &mut Random, format: KvFormat, heads: Heads) {
     const LENGTHS: [usize; 2] = [2 * PAGE_LEN + 9, 17];
+    let Heads { n_heads, n_kv_heads, hd } = heads;
     let pages: [&[u32]; 2] = [&[3, 0, 2], &[1]];
     let shape = KvShape { n_layers: 2, n_kv_heads, head_dim: hd, format, n_pages: 4 };
-    let what = format!("attention {} {n_heads}/{n_kv_heads} heads of {hd}", format.name());
+    let what = heads.name("attention", format);
     let inputs = LENGTHS.map(|n| {
         (random.values(n * n_heads * hd), random.values(n * n_kv_heads * hd), random.values(n * n_kv_heads * hd))
     });
@@ -293,36 +351,60 @@ fn attention<B: Backend>(
     for chunk in [1, 7, PAGE_LEN] {
         assert_eq!(run(chunk), outputs, "{what}: in chunks of {chunk} and all at once");
     }
-    // What storage does to a value: relative error of f16, half a step of Q8_0 (inputs are within ±1).
-    let (relative, absolute) = match format {
-        KvFormat::F32 => (0.0, 0.0),
-        KvFormat::F16 => (2f64.powi(-11), 1e-7),
-        KvFormat::Q8_0 => (2f64.powi(-11), 1.0 / 254.0),
-    };
     for (s, (q, k, v)) in inputs.iter().enumerate() {
+        let cols = n_heads * hd;
         for position in 0..LENGTHS[s] {
-            for head in 0..n_heads {
-                let q = &q[(position * n_heads + head) * hd..][..hd];
-                let row = |x: &'_ [f32], t: usize, i: usize| {
-                    f64::from(x[(t * n_kv_heads + head / (n_heads / n_kv_heads)) * hd + i])
-                };
-                let scale = 1.0 / (hd as f64).sqrt();
-                let magnitude = q.iter().map(|q| f64::from(q.abs())).sum::<f64>() * scale;
-                let scores: Vec<f64> = (0..=position)
-                    .map(|t| (0..hd).map(|i| f64::from(q[i]) * row(k, t, i)).sum::<f64>() * scale)
-                    .collect();
-                let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
-                let total: f64 = weights.iter().sum();
-                // A score off by e scales its weight by at most exp(e), and so does the total.
-                let score_error = magnitude * (relative + absolute + f32_error(hd));
-                let weight_error = (2.0 * score_error).exp_m1() + f32_error(position) + 1e-6;
-                for i in 0..hd {
-                    let expected: f64 = weights.iter().enumerate().map(|(t, w)| w * row(v, t, i)).sum::<f64>() / total;
-                    let found = outputs[s][(position * n_heads + head) * hd + i];
-                    let tolerance = weight_error + relative + absolute;
-                    assert_close(&what, position * hd + i, found, expected, tolerance);
-                }
+            let row = position * cols..(position + 1) * cols;
+            heads.check(&what, format, position, [&q[row.clone()], k, v], &outputs[s][row]);
+        }
+    }
+}
+
+/// Single tokens and spans deep in a long sequence: together, each span by itself, and each token by itself must give the
+/// same bits, however a back-end cuts the cache, and do not see what is stored behind them.
+fn long_attention<B: Backend>(backend: &B, random: &mut Random, format: KvFormat, heads: Heads) {
+    const LENGTH: usize = 2500;
+    const SPANS: [(usize, usize); 7] = [(2499, 1), (1020, 9), (2000, 50), (1024, 1), (0, 1), (1470, 70), (511, 2)];
+    let Heads { n_heads, n_kv_heads, hd } = heads;
+    let n_pages = LENGTH.div_ceil(PAGE_LEN);
+    // In no order.
+    let pages: Vec<u32> = (0..n_pages).map(|page| ((page * 7 + 3) % n_pages) as u32).collect();
+    let shape = KvShape { n_layers: 2, n_kv_heads, head_dim: hd, format, n_pages };
+    let what = heads.name("long attention", format);
+    let (k, v) = (random.values(LENGTH * n_kv_heads * hd), random.values(LENGTH * n_kv_heads * hd));
+    let mut cache = backend.kv_cache(shape).expect("memory");
+    for start in (0..LENGTH).step_by(700) {
+        let len = 700.min(LENGTH - start);
+        let batch = Batch { ids: &vec![0; len], spans: &[Span { start, len, pages: &pages }], outputs: &[] };
+        let rows = |x: &[f32]| {
+            let cols = n_kv_heads * hd;
+            rows_of(backend, &x[start * cols..(start + len) * cols], cols)
+        };
+        backend.store_kv(&mut cache, 1, &batch, &rows(&k), &rows(&v)).expect("memory");
+    }
+    let cols = n_heads * hd;
+    let attend = |spans: &[(usize, usize)], q: &[f32]| {
+        let spans: Vec<Span<'_>> = spans.iter().map(|&(start, len)| Span { start, len, pages: &pages }).collect();
+        let ids = vec![0; spans.iter().map(|span| span.len).sum()];
+        let mut out = backend.activations(ids.len(), cols).expect("memory");
+        let batch = Batch { ids: &ids, spans: &spans, outputs: &[] };
+        backend.attend(&rows_of(backend, q, cols), &cache, 1, &batch, &mut out);
+        read(backend, &out)
+    };
+    // Larger than the values, so that some tokens weigh much more than others.
+    let n_rows: usize = SPANS.iter().map(|(_, len)| len).sum();
+    let q: Vec<f32> = random.values(n_rows * cols).into_iter().map(|q| q * 3.0).collect();
+    let outputs = attend(&SPANS, &q);
+    let mut first = 0;
+    for (start, len) in SPANS {
+        let rows = first * cols..(first + len) * cols;
+        first += len;
+        let (q, outputs) = (&q[rows.clone()], &outputs[rows]);
+        assert_eq!(attend(&[(start, len)], q), outputs, "{what}: {len} from {start} alone and in the batch");
+        for (i, (q, out)) in q.chunks_exact(cols).zip(outputs.chunks_exact(cols)).enumerate() {
+            assert_eq!(attend(&[(start + i, 1)], q), out, "{what}: {} alone and in the batch", start + i);
+            if i == 0 || i + 1 == len {
+                heads.check(&what, format, start + i, [q, &k, &v], out);
             }
         }
     }

@@ -1,30 +1,105 @@
 //! Causal attention over the paged cache, in memory that does not grow with the context.
 //!
-//! A task takes one KV head and a tile of query tokens, and goes once over the pages they see. A page's keys and values
-//! are decoded to f32 once and meet all query rows of the tile: all query heads that share the KV head, of all the
-//! tile's tokens. Each row keeps a running maximum `m`, sum `l` and output `o` (online softmax: Milakov and Gimelshein
-//! 2018, arXiv 1805.02867), rescaled whenever a page brings a larger score.
+//! The cache of a sequence is cut into chunks of [`CHUNK`] tokens. A query row goes over a chunk page by page and keeps a
+//! running maximum `m` of its scores, a sum `l` and an output `o` (online softmax: Milakov and Gimelshein 2018, arXiv
+//! 1805.02867), rescaled whenever a page brings a larger score; what the chunks give is [merged](rows::Merge) in order.
 //!
-//! A row's result depends on its position and on the cache alone: pages come in order, scores are sums over `hd` in
-//! order, outputs are sums over tokens in order, whatever else is in the tile.
+//! So a row's result depends on its position and on the cache alone: the order of its sums is fixed, whatever else is in
+//! the batch, and whoever does it. One task may do all chunks of its rows; or, where there are few rows, as when one
+//! sequence decodes, each chunk is a task, and what they give is merged in a second stage.
 
-use crate::kv::{KvCache, decode_keys, decode_values};
+mod rows;
+
+use crate::aligned::Aligned;
+use crate::kv::KvCache;
 use crate::matrix::Activations;
 use crate::pool::Pool;
 use crate::share::SharedMut;
-use crate::simd::{Instructions, Kernel, Simd};
+use crate::simd::Instructions;
 use puna_backend::{Batch, PAGE_LEN, Span};
+use std::cell::RefCell;
+use std::ops::Range;
 
-/// Query tokens per task: with four heads a group, 64 rows meet each decoded page.
-const TILE: usize = 16;
+/// Tokens of a chunk: several pages, so that merging costs nothing to speak of, and few enough that long contexts are cut
+/// finely.
+const CHUNK: usize = 16 * PAGE_LEN;
 
-struct Task<'a> {
+/// Query rows of a KV head in a tile, about: so many meet each decoded page, and stay in the second-level cache.
+const TILE_ROWS: usize = 128;
+
+/// Query rows of a KV head up to which they are few: what bounds attention is then reading the cache.
+const FEW: usize = 32;
+
+/// Tasks per thread that are enough for the threads to end together.
+const TASKS_PER_THREAD: usize = 8;
+
+/// Query rows that go over the same pages: of some KV heads, the rows of a tile of tokens.
+#[derive(Clone)]
+struct Tile<'a> {
     span: Span<'a>,
-    kv_head: usize,
+    heads: Range<usize>,
+    /// Query heads per KV head.
+    group: usize,
     /// The tile's tokens: rows of the batch, and position of the first.
     first_row: usize,
     first_position: usize,
     n_tokens: usize,
+    /// Where in the buffer of partial results those of its chunks are, if they are tasks of their own.
+    partial: Option<usize>,
+}
+
+impl Tile<'_> {
+    /// Tokens that its last token sees.
+    fn n_visible(&self) -> usize {
+        self.first_position + self.n_tokens
+    }
+
+    fn n_chunks(&self) -> usize {
+        self.n_visible().div_ceil(CHUNK)
+    }
+
+    /// Chunks that a row sees something of.
+    fn n_chunks_of(&self, row: usize) -> usize {
+        let token = row % self.n_rows_of_head() / self.group;
+        (self.first_position + token + 1).div_ceil(CHUNK)
+    }
+
+    /// Query rows of one KV head: row `t · group + j` is head `j` of its group, of token `t`.
+    fn n_rows_of_head(&self) -> usize {
+        self.n_tokens * self.group
+    }
+
+    /// Query rows, head by head.
+    fn n_rows(&self) -> usize {
+        self.heads.len() * self.n_rows_of_head()
+    }
+
+    fn is_few(&self) -> bool {
+        self.n_rows_of_head() <= FEW
+    }
+
+    /// Where a row belongs: its row of the batch, and its query head.
+    fn place(&self, row: usize) -> (usize, usize) {
+        let (head, row) = (self.heads.start + row / self.n_rows_of_head(), row % self.n_rows_of_head());
+        (self.first_row + row / self.group, head * self.group + row % self.group)
+    }
+}
+
+/// Memory that a thread's tasks work in.
+#[derive(Default)]
+struct Scratch {
+    /// The query rows.
+    q: Aligned,
+    /// What they gathered, of a chunk and of all before it.
+    chunk: Aligned,
+    total: Aligned,
+    pages: rows::Scratch,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// Of the thread that calls: what the chunks of few rows gave.
+    static PARTIAL: RefCell<Aligned> = RefCell::default();
 }
 
 pub(crate) fn attend(
@@ -39,250 +114,133 @@ pub(crate) fn attend(
     let (hd, n_kv_heads) = (cache.shape.head_dim, cache.shape.n_kv_heads);
     assert_eq!(q.cols, out.cols, "attend: columns");
     assert_eq!(q.cols % (n_kv_heads * hd), 0, "attend: query heads in whole groups");
-    let mut tasks = Vec::new();
-    let mut span_row = 0;
-    for span in batch.spans {
-        for tile in (0..span.len).step_by(TILE) {
-            for kv_head in 0..n_kv_heads {
-                tasks.push(Task {
-                    span: *span,
-                    kv_head,
-                    first_row: span_row + tile,
-                    first_position: span.start + tile,
-                    n_tokens: TILE.min(span.len - tile),
-                });
+    let n_tokens: usize = batch.spans.iter().map(|span| span.len).sum();
+    assert_eq!(q.rows, n_tokens, "attend: the spans' tokens are the batch's");
+    let (row_len, group) = (rows::row_len(hd), q.cols / hd / n_kv_heads);
+    let mut tiles = tiles(batch, n_kv_heads, group, pool.n_threads());
+    // All chunks of a tile, or one.
+    let mut tasks: Vec<(usize, Range<usize>)> = Vec::new();
+    // The rows of tiles whose chunks are tasks of their own.
+    let mut split: Vec<(usize, usize)> = Vec::new();
+    let mut n_partial = 0;
+    for (index, tile) in tiles.iter_mut().enumerate() {
+        match &mut tile.partial {
+            Some(place) => {
+                *place = n_partial;
+                n_partial += tile.n_chunks() * tile.n_rows() * row_len;
+                tasks.extend((0..tile.n_chunks()).map(|chunk| (index, chunk..chunk + 1)));
+                split.extend((0..tile.n_rows()).map(|row| (index, row)));
             }
+            None => tasks.push((index, 0..tile.n_chunks())),
         }
-        span_row += span.len;
     }
-    assert_eq!(span_row, q.rows, "attend: the spans' tokens are the batch's");
-    // Later tiles see more pages: start with the longest, so that threads end together.
-    tasks.sort_by_key(|task| std::cmp::Reverse(task.first_position));
     out.set_rows(q.rows);
     let out_cols = out.cols;
     let out = SharedMut::new(out.data_mut());
+    let finish = |tile: &Tile<'_>, row: usize, gathered: &[f32]| {
+        let (token, head) = tile.place(row);
+        // SAFETY: a row belongs to one tile and is finished once.
+        let out = unsafe { out.slice(token * out_cols + head * hd, hd) };
+        instructions.run(rows::Finish { gathered, out });
+    };
+    let mut buffer = PARTIAL.take();
+    let partial = SharedMut::new(buffer.floats(n_partial));
     pool.run(tasks.len(), &|index| {
-        let rows = Rows::new(&tasks[index], q, cache);
-        instructions.run(Attend { rows, cache, layer, out, out_cols });
+        let (tile, chunks) = (&tiles[tasks[index].0], tasks[index].1.clone());
+        let n = tile.n_rows() * row_len;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { q: scaled, chunk: of_chunk, total, pages } = scratch;
+            let scaled = scaled.floats(tile.n_rows() * hd);
+            let scale = 1.0 / (hd as f32).sqrt();
+            for (row, scaled) in scaled.chunks_exact_mut(hd).enumerate() {
+                let (token, head) = tile.place(row);
+                let q = &q.row(token)[head * hd..][..hd];
+                scaled.iter_mut().zip(q).for_each(|(scaled, q)| *scaled = q * scale);
+            }
+            let mut gather = |chunk: usize, gathered: &mut [f32]| {
+                instructions.run(rows::Gather { tile, chunk, cache, layer, q: scaled, gathered, scratch: pages });
+            };
+            if let Some(place) = tile.partial {
+                for chunk in chunks {
+                    // SAFETY: a chunk of a tile is one task's.
+                    gather(chunk, unsafe { partial.slice(place + chunk * n, n) });
+                }
+                return;
+            }
+            let (total, of_chunk) = (total.floats(n), of_chunk.floats(n));
+            gather(0, total);
+            for chunk in 1..chunks.end {
+                gather(chunk, of_chunk);
+                let pairs = total.chunks_exact_mut(row_len).zip(of_chunk.chunks_exact(row_len));
+                for (row, (into, from)) in pairs.enumerate() {
+                    if chunk < tile.n_chunks_of(row) {
+                        instructions.run(rows::Merge { into, from });
+                    }
+                }
+            }
+            for (row, gathered) in total.chunks_exact(row_len).enumerate() {
+                finish(tile, row, gathered);
+            }
+        });
     });
+    let step = split.len().div_ceil(2 * pool.n_threads()).max(1);
+    pool.run(split.len().div_ceil(step), &|task| {
+        for &(tile, row) in &split[task * step..split.len().min((task + 1) * step)] {
+            let tile = &tiles[tile];
+            let place = tile.partial.expect("the tile is split");
+            let of_chunk = |chunk: usize| {
+                // SAFETY: the partial results of a row belong to one task.
+                unsafe { partial.slice(place + (chunk * tile.n_rows() + row) * row_len, row_len) }
+            };
+            let into = of_chunk(0);
+            for chunk in 1..tile.n_chunks_of(row) {
+                instructions.run(rows::Merge { into, from: of_chunk(chunk) });
+            }
+            finish(tile, row, into);
+        }
+    });
+    PARTIAL.set(buffer);
 }
 
-/// The query rows of one task and what they have gathered so far.
-struct Rows<'a> {
-    task: &'a Task<'a>,
-    /// Query heads per KV head.
-    group: usize,
-    hd: usize,
-    /// `hd` rounded up to whole vectors, with zeros behind.
-    width: usize,
-    /// `[rows][hd]`, already times `1/sqrt(hd)`; row `t · group + j` is head `j` of the group of token `t`.
-    q: Vec<f32>,
-    /// Running maximum, sum and output of each row.
-    m: Vec<f32>,
-    l: Vec<f32>,
-    o: Vec<f32>,
-}
-
-impl<'a> Rows<'a> {
-    fn new(task: &'a Task<'a>, q: &Activations, cache: &KvCache) -> Rows<'a> {
-        let hd = cache.shape.head_dim;
-        let group = q.cols / hd / cache.shape.n_kv_heads;
-        let n_rows = task.n_tokens * group;
-        let width = hd.next_multiple_of(16);
-        let scale = 1.0 / (hd as f32).sqrt();
-        let mut rows = Vec::with_capacity(n_rows * hd);
-        for token in 0..task.n_tokens {
-            let heads = &q.row(task.first_row + token)[task.kv_head * group * hd..][..group * hd];
-            rows.extend(heads.iter().map(|v| v * scale));
+/// Cuts the batch into tiles: as large as leaves enough tasks for the threads.
+fn tiles<'a>(batch: &Batch<'a>, n_kv_heads: usize, group: usize, n_threads: usize) -> Vec<Tile<'a>> {
+    let mut tiles = Vec::new();
+    let tile = (TILE_ROWS / group).max(1);
+    let mut span_row = 0;
+    for span in batch.spans {
+        for first in (0..span.len).step_by(tile) {
+            tiles.push(Tile {
+                span: *span,
+                heads: 0..n_kv_heads,
+                group,
+                first_row: span_row + first,
+                first_position: span.start + first,
+                n_tokens: tile.min(span.len - first),
+                partial: None,
+            });
         }
-        let (m, l, o) = (vec![f32::NEG_INFINITY; n_rows], vec![0.0; n_rows], vec![0.0; n_rows * width]);
-        Rows { task, group, hd, width, q: rows, m, l, o }
+        span_row += span.len;
     }
-
-    #[inline(always)]
-    fn run<S: Simd>(mut self, s: S, cache: &KvCache, layer: usize, out: SharedMut<'_, f32>, out_cols: usize) {
-        let (hd, width, group, task) = (self.hd, self.width, self.group, self.task);
-        let mut keys = vec![0f32; hd * PAGE_LEN];
-        let mut values = vec![0f32; PAGE_LEN * width];
-        let n_visible_last = task.first_position + task.n_tokens;
-        for (page_idx, &page) in task.span.pages[..n_visible_last.div_ceil(PAGE_LEN)].iter().enumerate() {
-            let (k, v) = cache.head(page, layer, task.kv_head);
-            decode_keys(cache.shape.format, k, &mut keys);
-            if width == hd {
-                decode_values(cache.shape.format, v, &mut values);
-            } else {
-                let n = cache.shape.format.head_bytes(hd);
-                for (v, out) in v.chunks_exact(n).zip(values.chunks_exact_mut(width)) {
-                    decode_values(cache.shape.format, v, &mut out[..hd]);
-                }
-            }
-            let n_rows = self.m.len();
-            let n_visible =
-                |row: usize| (task.first_position + row / group + 1).saturating_sub(page_idx * PAGE_LEN).min(PAGE_LEN);
-            let mut row = 0;
-            while row < n_rows {
-                let n = n_visible(row);
-                // Two rows that see the same tokens share the loads of keys and values.
-                let pair = row + 1 < n_rows && n_visible(row + 1) == n;
-                if n > 0 {
-                    // SAFETY: the buffers have the sizes above.
-                    unsafe {
-                        if pair {
-                            self.page::<S, 2>(s, row, n, &keys, &values);
-                        } else {
-                            self.page::<S, 1>(s, row, n, &keys, &values);
-                        }
-                    }
-                }
-                row += 1 + usize::from(pair);
-            }
-        }
-        for (row, (o, l)) in self.o.chunks_exact(width).zip(&self.l).enumerate() {
-            let (token, head) = (row / group, task.kv_head * group + row % group);
-            // SAFETY: these heads of these tokens belong to this task.
-            let out = unsafe { out.slice((task.first_row + token) * out_cols + head * hd, hd) };
-            out.iter_mut().zip(o).for_each(|(out, o)| *out = o / l);
-        }
+    let enough = TASKS_PER_THREAD * n_threads;
+    let n_whole = tiles.len() * n_kv_heads;
+    for tile in &mut tiles {
+        // Partial results of many rows would take much memory: only where threads would have nothing to do.
+        let split = if tile.is_few() { n_whole < enough } else { n_whole < 2 * n_threads };
+        tile.partial = (split && tile.n_chunks() > 1).then_some(0);
     }
-
-    /// `R` rows from `row` on and the first `n` tokens of a page.
-    ///
-    /// # Safety
-    /// `keys` is `[hd][PAGE_LEN]`, `values` `[PAGE_LEN][width]`.
-    #[inline(always)]
-    unsafe fn page<S: Simd, const R: usize>(&mut self, s: S, row: usize, n: usize, keys: &[f32], values: &[f32]) {
-        assert!(keys.len() == self.hd * PAGE_LEN && values.len() == PAGE_LEN * self.width && n <= PAGE_LEN);
-        let q = &self.q[row * self.hd..][..R * self.hd];
-        let mut scores = [[0f32; PAGE_LEN]; R];
-        // Scores: four vectors of tokens at a time, so that with two rows the sums stay in registers.
-        for tokens in (0..PAGE_LEN).step_by(4 * S::LANES) {
-            let mut sums = [[s.splat_f32(0.0); 4]; R];
-            for i in 0..self.hd {
-                // SAFETY: row i of the keys has PAGE_LEN tokens; q has R rows of hd.
-                unsafe {
-                    let keys = keys.as_ptr().add(i * PAGE_LEN + tokens);
-                    let k: [S::F; 4] = std::array::from_fn(|j| s.load_f32(keys.add(S::LANES * j)));
-                    for r in 0..R {
-                        let q = s.splat_f32(*q.get_unchecked(r * self.hd + i));
-                        for j in 0..4 {
-                            sums[r][j] = s.fma(q, k[j], sums[r][j]);
-                        }
-                    }
-                }
-            }
-            for r in 0..R {
-                for j in 0..4 {
-                    // SAFETY: these tokens are within the page.
-                    unsafe { s.store_f32(sums[r][j], scores[r].as_mut_ptr().add(tokens + S::LANES * j)) };
-                }
-            }
-        }
-        let mut corrections = [s.splat_f32(0.0); R];
-        for r in 0..R {
-            let scores = &mut scores[r];
-            scores[n..].fill(f32::NEG_INFINITY);
-            let mut max = s.splat_f32(self.m[row + r]);
-            for vector in scores.chunks_exact(S::LANES) {
-                // SAFETY: whole vectors; so for all below.
-                max = s.max(max, unsafe { s.load_f32(vector.as_ptr()) });
-            }
-            let m = s.max_lane(max);
-            let mut sum = s.splat_f32(0.0);
-            for vector in scores.chunks_exact_mut(S::LANES) {
-                // SAFETY: see above.
-                unsafe {
-                    let p = s.exp(s.sub_f32(s.load_f32(vector.as_ptr()), s.splat_f32(m)));
-                    s.store_f32(p, vector.as_mut_ptr());
-                }
-            }
-            // `exp` gives 1e-38 for what is hidden; it must be nothing.
-            scores[n..].fill(0.0);
-            for vector in scores.chunks_exact(S::LANES) {
-                // SAFETY: see above.
-                sum = s.add_f32(sum, unsafe { s.load_f32(vector.as_ptr()) });
-            }
-            corrections[r] = s.exp(s.splat_f32(self.m[row + r] - m));
-            let mut correction = [0f32; 16];
-            // SAFETY: room for a vector.
-            unsafe { s.store_f32(corrections[r], correction.as_mut_ptr()) };
-            self.l[row + r] = self.l[row + r] * correction[0] + s.sum(sum);
-            self.m[row + r] = m;
-        }
-        // Outputs: four vectors of the head at a time.
-        let o = &mut self.o[row * self.width..][..R * self.width];
-        let mut i = 0;
-        while i < self.width {
-            let n_vectors = ((self.width - i) / S::LANES).min(4);
-            // SAFETY: the vectors are within the rows of `o` and `values`.
-            unsafe {
-                match n_vectors {
-                    4 => weighted_sum::<S, R, 4>(s, o, &corrections, &scores, values, n, i, self.width),
-                    3 => weighted_sum::<S, R, 3>(s, o, &corrections, &scores, values, n, i, self.width),
-                    2 => weighted_sum::<S, R, 2>(s, o, &corrections, &scores, values, n, i, self.width),
-                    _ => weighted_sum::<S, R, 1>(s, o, &corrections, &scores, values, n, i, self.width),
-                }
-            }
-            i += S::LANES * n_vectors;
-        }
+    // Few rows read the page for all heads, which is one piece of memory, if there is enough to do besides.
+    let heads = |tile: &Tile<'_>, n: usize| if tile.is_few() { n } else { 1 };
+    let tasks = |tile: &Tile<'_>, n: usize| {
+        let chunks = if tile.partial.is_some() { tile.n_chunks() } else { 1 };
+        n_kv_heads.div_ceil(heads(tile, n)) * chunks
+    };
+    let mut n = n_kv_heads;
+    while n > 1 && tiles.iter().map(|tile| tasks(tile, n)).sum::<usize>() < enough {
+        n = n.div_ceil(2);
     }
-}
-
-/// One task's rows, to be computed.
-struct Attend<'a, 'o> {
-    rows: Rows<'a>,
-    cache: &'a KvCache,
-    layer: usize,
-    out: SharedMut<'o, f32>,
-    out_cols: usize,
-}
-
-impl Kernel for Attend<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        self.rows.run(s, self.cache, self.layer, self.out, self.out_cols);
-    }
-}
-
-/// `o[r][i..] = o[r][i..] · correction[r] + Σ_t p[r][t] · values[t][i..]` over `V` vectors of the head.
-///
-/// # Safety
-/// `o` is `[R][width]`, `values` `[≥ n][width]`, `i + V · LANES ≤ width`, `n ≤ PAGE_LEN`.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "to be inlined")]
-unsafe fn weighted_sum<S: Simd, const R: usize, const V: usize>(
-    s: S,
-    o: &mut [f32],
-    corrections: &[S::F; R],
-    p: &[[f32; PAGE_LEN]; R],
-    values: &[f32],
-    n: usize,
-    i: usize,
-    width: usize,
-) {
-    // SAFETY: all indices are within the bounds of the contract.
-    unsafe {
-        let mut sums = [[s.splat_f32(0.0); V]; R];
-        for r in 0..R {
-            for j in 0..V {
-                sums[r][j] = s.mul(s.load_f32(o.as_ptr().add(r * width + i + S::LANES * j)), corrections[r]);
-            }
-        }
-        for t in 0..n {
-            let values = values.as_ptr().add(t * width + i);
-            let v: [S::F; V] = std::array::from_fn(|j| s.load_f32(values.add(S::LANES * j)));
-            for r in 0..R {
-                let p = s.splat_f32(*p[r].get_unchecked(t));
-                for j in 0..V {
-                    sums[r][j] = s.fma(p, v[j], sums[r][j]);
-                }
-            }
-        }
-        for r in 0..R {
-            for j in 0..V {
-                s.store_f32(sums[r][j], o.as_mut_ptr().add(r * width + i + S::LANES * j));
-            }
-        }
-    }
+    let of_heads = |tile: Tile<'a>| {
+        let step = heads(&tile, n);
+        (0..n_kv_heads).step_by(step).map(move |head| Tile { heads: head..n_kv_heads.min(head + step), ..tile.clone() })
+    };
+    tiles.into_iter().flat_map(of_heads).collect()
 }

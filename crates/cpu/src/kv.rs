@@ -8,56 +8,41 @@
 //! ```
 //!
 //! Keys lie transposed, so that the scores of a query with all tokens of a page are vectors over tokens and need no
-//! horizontal sums. Q8_0 quantizes along the head for both: K head is, for each 32 of `hd`, `PAGE_LEN` f16 scales and
-//! then `[32][PAGE_LEN]` bytes; V head is rows of ordinary Q8_0 blocks.
+//! horizontal sums. [`stored`] says where a head's values are and how they become f32, [`store`] writes them.
 
-use half::f16;
-use puna_backend::{Error, KvFormat, KvShape, PAGE_LEN};
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+mod store;
+pub(crate) mod stored;
+
+use crate::matrix::Activations;
+use crate::pool::Pool;
+use crate::share::SharedMut;
+use crate::simd::Instructions;
+use memmap2::MmapMut;
+use puna_backend::{Batch, Error, KvFormat, KvShape, PAGE_LEN};
+use store::Rows;
+
+/// Bytes that are asked of the system at a time, unless a page is larger: room for many of its large pages. It gives
+/// memory only to what is written.
+const SLAB_BYTES: usize = 32 << 20;
+
+/// Keys or values that a task stores at least: enough to outweigh handing it over.
+const VALUES_PER_TASK: usize = 4 * 1024;
 
 /// Keys and values of all layers.
 pub struct KvCache {
     pub(crate) shape: KvShape,
-    pages: Vec<Option<Page>>,
+    /// Pages `i · n..`, `n` being [`Self::pages_per_slab`], from when one of them is first written.
+    slabs: Vec<Option<MmapMut>>,
 }
 
-/// One page, zeroed until written.
-struct Page {
-    bytes: *mut u8,
-    layout: Layout,
-}
-
-// SAFETY: the page owns its memory, like a Box<[u8]>.
-unsafe impl Send for Page {}
-// SAFETY: shared access only reads.
-unsafe impl Sync for Page {}
-
-impl Page {
-    fn new(n_bytes: usize) -> Result<Page, Error> {
-        let out_of_memory = || Error::OutOfMemory { what: "a page of the KV cache".into(), bytes: n_bytes as u64 };
-        // A cache line: rows of vectors then never straddle two.
-        let layout = Layout::from_size_align(n_bytes.max(1), 64).map_err(|_| out_of_memory())?;
-        // SAFETY: the layout has a size.
-        let bytes = unsafe { alloc_zeroed(layout) };
-        if bytes.is_null() { Err(out_of_memory()) } else { Ok(Page { bytes, layout }) }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: allocated with this size, zeroed, owned.
-        unsafe { std::slice::from_raw_parts(self.bytes, self.layout.size()) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.bytes, self.layout.size()) }
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        // SAFETY: allocated by `new` with this layout.
-        unsafe { dealloc(self.bytes, self.layout) }
-    }
+/// Tokens of consecutive slots of one page.
+struct Run {
+    /// The first one's row in the batch.
+    row: usize,
+    page: u32,
+    /// The first one's slot.
+    slot: usize,
+    n: usize,
 }
 
 impl KvCache {
@@ -69,104 +54,90 @@ impl KvCache {
                 found: shape.head_dim.to_string(),
             });
         }
-        Ok(KvCache { shape, pages: (0..shape.n_pages).map(|_| None).collect() })
+        let mut cache = KvCache { shape, slabs: Vec::new() };
+        cache.slabs.resize_with(shape.n_pages.div_ceil(cache.pages_per_slab()), || None);
+        Ok(cache)
     }
 
-    fn head_bytes(&self) -> usize {
-        PAGE_LEN * self.shape.format.head_bytes(self.shape.head_dim)
+    fn pages_per_slab(&self) -> usize {
+        (SLAB_BYTES / self.shape.page_bytes().max(1)).clamp(1, self.shape.n_pages.max(1))
     }
 
     /// Encoded keys and values of one KV head of one page of one layer.
     pub(crate) fn head(&self, page: u32, layer: usize, head: usize) -> (&[u8], &[u8]) {
-        let page = self.pages[page as usize].as_ref().expect("a page is written before it is read");
-        let (n, n_heads) = (self.head_bytes(), self.shape.n_kv_heads);
-        let layer = &page.bytes()[layer * self.shape.layer_bytes()..][..self.shape.layer_bytes()];
-        (&layer[head * n..][..n], &layer[(n_heads + head) * n..][..n])
+        let per_slab = self.pages_per_slab();
+        let slab = self.slabs[page as usize / per_slab].as_ref().expect("a page is written before it is read");
+        let (k, v) = place(&self.shape, page as usize % per_slab, layer, head);
+        let n = head_bytes(&self.shape);
+        (&slab[k..k + n], &slab[v..v + n])
     }
 
     /// Makes sure that a page has memory.
-    pub(crate) fn touch(&mut self, page: u32) -> Result<(), Error> {
-        let slot = &mut self.pages[page as usize];
-        if slot.is_none() {
-            *slot = Some(Page::new(self.shape.page_bytes())?);
+    fn touch(&mut self, page: u32) -> Result<(), Error> {
+        let per_slab = self.pages_per_slab();
+        let slab = page as usize / per_slab;
+        if self.slabs[slab].is_none() {
+            let n_pages = per_slab.min(self.shape.n_pages - slab * per_slab);
+            let n_bytes = n_pages * self.shape.page_bytes();
+            let out_of_memory = |_| Error::OutOfMemory { what: "pages of the KV cache".into(), bytes: n_bytes as u64 };
+            let bytes = MmapMut::map_anon(n_bytes.max(1)).map_err(out_of_memory)?;
+            #[cfg(target_os = "linux")]
+            // A wish: where the system has no large pages to give, small ones do.
+            let _ = bytes.advise(memmap2::Advice::HugePage);
+            self.slabs[slab] = Some(bytes);
         }
         Ok(())
     }
 
-    /// One token's keys and values `[g·hd]` into a slot of a page that has memory.
-    pub(crate) fn store(&mut self, page: u32, layer: usize, slot: usize, k: &[f32], v: &[f32]) {
-        let (n, hd, n_heads) = (self.head_bytes(), self.shape.head_dim, self.shape.n_kv_heads);
-        let (format, layer_bytes) = (self.shape.format, self.shape.layer_bytes());
-        let page = self.pages[page as usize].as_mut().expect("touched before");
-        let layer = &mut page.bytes_mut()[layer * layer_bytes..][..layer_bytes];
-        let (keys, values) = layer.split_at_mut(n_heads * n);
-        for head in 0..n_heads {
-            let (k, v) = (&k[head * hd..][..hd], &v[head * hd..][..hd]);
-            store_key(format, &mut keys[head * n..][..n], slot, k);
-            store_value(format, &mut values[head * n..][..n], slot, v);
-        }
-    }
-}
-
-fn store_key(format: KvFormat, head: &mut [u8], slot: usize, k: &[f32]) {
-    match format {
-        KvFormat::F32 => {
-            for (i, k) in k.iter().enumerate() {
-                head[(i * PAGE_LEN + slot) * 4..][..4].copy_from_slice(&k.to_le_bytes());
-            }
-        }
-        KvFormat::F16 => {
-            for (i, k) in k.iter().enumerate() {
-                head[(i * PAGE_LEN + slot) * 2..][..2].copy_from_slice(&f16::from_f32(*k).to_le_bytes());
-            }
-        }
-        KvFormat::Q8_0 => {
-            for (block, k) in head.chunks_exact_mut(34 * PAGE_LEN).zip(k.chunks_exact(32)) {
-                let mut encoded = [0u8; 34];
-                puna_format::Format::Q8_0.encode(k, &mut encoded);
-                block[slot * 2..][..2].copy_from_slice(&encoded[..2]);
-                for (i, q) in encoded[2..].iter().enumerate() {
-                    block[(2 + i) * PAGE_LEN + slot] = *q;
+    /// Writes keys and values `[n, g·hd]` of the batch's tokens.
+    pub(crate) fn store(
+        &mut self,
+        pool: &Pool,
+        instructions: Instructions,
+        layer: usize,
+        batch: &Batch<'_>,
+        k: &Activations,
+        v: &Activations,
+    ) -> Result<(), Error> {
+        let (n_heads, hd) = (self.shape.n_kv_heads, self.shape.head_dim);
+        assert_eq!((k.cols, v.cols), (n_heads * hd, n_heads * hd), "store_kv: columns");
+        let mut runs: Vec<Run> = Vec::new();
+        for (row, _, page, slot) in batch.slots() {
+            match runs.last_mut() {
+                Some(run) if run.page == page && run.slot + run.n == slot => run.n += 1,
+                _ => {
+                    self.touch(page)?;
+                    runs.push(Run { row, page, slot, n: 1 });
                 }
             }
         }
-    }
-}
-
-fn store_value(format: KvFormat, head: &mut [u8], slot: usize, v: &[f32]) {
-    let n = format.head_bytes(v.len());
-    storage_format(format).encode(v, &mut head[slot * n..][..n]);
-}
-
-/// How a row of values is encoded.
-fn storage_format(format: KvFormat) -> puna_format::Format {
-    match format {
-        KvFormat::F32 => puna_format::Format::F32,
-        KvFormat::F16 => puna_format::Format::F16,
-        KvFormat::Q8_0 => puna_format::Format::Q8_0,
-    }
-}
-
-/// Keys of a head of a page to f32, `[hd][PAGE_LEN]`.
-pub(crate) fn decode_keys(format: KvFormat, head: &[u8], out: &mut [f32]) {
-    match format {
-        KvFormat::F32 | KvFormat::F16 => storage_format(format).decode(head, out),
-        KvFormat::Q8_0 => {
-            let mut scales = [0f32; PAGE_LEN];
-            for (block, out) in head.chunks_exact(34 * PAGE_LEN).zip(out.chunks_exact_mut(32 * PAGE_LEN)) {
-                let (d, q) = block.split_at(2 * PAGE_LEN);
-                puna_format::Format::F16.decode(d, &mut scales);
-                for (q, out) in q.chunks_exact(PAGE_LEN).zip(out.chunks_exact_mut(PAGE_LEN)) {
-                    for ((out, q), d) in out.iter_mut().zip(q).zip(&scales) {
-                        *out = d * f32::from(q.cast_signed());
-                    }
-                }
+        let (shape, per_slab) = (self.shape, self.pages_per_slab());
+        let slabs: Vec<Option<SharedMut<'_, u8>>> =
+            self.slabs.iter_mut().map(|slab| slab.as_mut().map(|bytes| SharedMut::new(bytes))).collect();
+        // Items are heads of runs; a task takes several where they are short.
+        let n_items = runs.len() * n_heads;
+        let step = (VALUES_PER_TASK * runs.len()).div_ceil(k.rows.max(1) * hd).max(1);
+        pool.run(n_items.div_ceil(step), &|task| {
+            for item in task * step..n_items.min((task + 1) * step) {
+                let (run, head) = (&runs[item / n_heads], item % n_heads);
+                let slab = slabs[run.page as usize / per_slab].expect("touched above");
+                let (keys, values) = place(&shape, run.page as usize % per_slab, layer, head);
+                store::keys(instructions, shape.format, Rows::new(k, run, head, hd), slab, keys, run.slot);
+                store::values(instructions, shape.format, Rows::new(v, run, head, hd), slab, values, run.slot);
             }
-        }
+        });
+        Ok(())
     }
 }
 
-/// Values of a head of a page to f32, `[PAGE_LEN][hd]`.
-pub(crate) fn decode_values(format: KvFormat, head: &[u8], out: &mut [f32]) {
-    storage_format(format).decode(head, out);
+/// Bytes of the keys, or values, of a head in a page.
+fn head_bytes(shape: &KvShape) -> usize {
+    PAGE_LEN * shape.format.head_bytes(shape.head_dim)
+}
+
+/// Where in its slab the keys of a head begin, and where its values do.
+fn place(shape: &KvShape, page: usize, layer: usize, head: usize) -> (usize, usize) {
+    assert!(layer < shape.n_layers && head < shape.n_kv_heads, "the layer and the head exist");
+    let (layer, n) = (page * shape.page_bytes() + layer * shape.layer_bytes(), head_bytes(shape));
+    (layer + head * n, layer + (shape.n_kv_heads + head) * n)
 }

@@ -2,6 +2,7 @@
 //!
 //! Reading order: [`matmul`] is where the time goes; [`attend`] is the other product; the rest is small.
 
+mod aligned;
 mod attend;
 mod blocks;
 mod elementwise;
@@ -148,11 +149,7 @@ impl Backend for Cpu {
         k: &Activations,
         v: &Activations,
     ) -> Result<(), Error> {
-        for (row, _, page, slot) in batch.slots() {
-            cache.touch(page)?;
-            cache.store(page, layer, slot, k.row(row), v.row(row));
-        }
-        Ok(())
+        cache.store(&self.pool, self.instructions, layer, batch, k, v)
     }
 
     fn attend(&self, q: &Activations, cache: &KvCache, layer: usize, batch: &Batch<'_>, out: &mut Activations) {

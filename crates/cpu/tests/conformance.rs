@@ -1,6 +1,6 @@
 //! The CPU back-end conforms, with every instruction set of this processor and on several threads.
 
-use puna_backend::{Backend, MatrixSource, conformance};
+use puna_backend::{Backend, Batch, KvFormat, KvShape, MatrixSource, PAGE_LEN, Span, conformance};
 use puna_cpu::{Cpu, Instructions};
 use puna_format::FORMATS;
 use std::sync::Arc;
@@ -75,6 +75,55 @@ fn products_of_blocks_are_the_same_bits_everywhere() {
                         let expected = &expected.as_ref().expect("set above")[..n_tokens * rows];
                         assert_eq!(bits, expected, "{} {rows}x{cols}, {n_tokens} tokens, {set:?}", info.name);
                     }
+                }
+            }
+        }
+    }
+}
+
+/// With many threads the chunks of a long cache are tasks of their own, with one they are not.
+#[test]
+fn attention_is_the_same_bits_on_any_number_of_threads() {
+    const DEPTH: usize = 3500;
+    let (n_heads, n_kv_heads, head_dim) = (8, 2, 64);
+    let pages: Vec<u32> = (0..DEPTH.div_ceil(PAGE_LEN) as u32).rev().collect();
+    let mut state = seed();
+    println!("seed {state}");
+    let mut values = |n: usize| -> Vec<f32> {
+        let mut value = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u32 << 22) as f32 - 2.0
+        };
+        (0..n).map(|_| value()).collect()
+    };
+    let (q, k) = (values(40 * n_heads * head_dim), values(DEPTH * n_kv_heads * head_dim));
+    for format in KvFormat::ALL {
+        for set in Instructions::available() {
+            let run = |n_threads: usize, n: usize| {
+                let cpu = Cpu::new(n_threads).with_instructions(set);
+                let rows = |values: &[f32], cols: usize| {
+                    let mut x = cpu.activations(values.len() / cols, cols).expect("memory");
+                    cpu.write(values, &mut x);
+                    x
+                };
+                let shape = KvShape { n_layers: 1, n_kv_heads, head_dim, format, n_pages: pages.len() };
+                let mut cache = cpu.kv_cache(shape).expect("memory");
+                let k = rows(&k, n_kv_heads * head_dim);
+                let spans = [Span { start: 0, len: DEPTH, pages: &pages }];
+                let batch = Batch { ids: &vec![0; DEPTH], spans: &spans, outputs: &[] };
+                cpu.store_kv(&mut cache, 0, &batch, &k, &k).expect("memory");
+                let q = rows(&q[..n * n_heads * head_dim], n_heads * head_dim);
+                let mut out = cpu.activations(n, n_heads * head_dim).expect("memory");
+                let spans = [Span { start: DEPTH - n, len: n, pages: &pages }];
+                cpu.attend(&q, &cache, 0, &Batch { ids: &vec![0; n], spans: &spans, outputs: &[] }, &mut out);
+                let mut values = Vec::new();
+                cpu.read(&out, &mut values);
+                values.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+            };
+            for n in [1, 3, 40] {
+                let expected = run(1, n);
+                for n_threads in [2, 7] {
+                    assert_eq!(run(n_threads, n), expected, "{set:?}, {} with {n} tokens", format.name());
                 }
             }
         }

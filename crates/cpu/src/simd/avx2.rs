@@ -135,6 +135,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         avx2!(_mm256_cvtph_ps(_mm_loadu_si128(at.cast())))
     }
     #[inline(always)]
+    unsafe fn store_f16(self, v: __m256, at: *mut u8) {
+        avx2!(_mm_storeu_si128(at.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)))
+    }
+    #[inline(always)]
     unsafe fn load_i8(self, at: *const u8) -> __m256i {
         avx2!(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())))
     }

@@ -126,6 +126,10 @@ impl Simd for Avx512 {
         avx512!(_mm512_cvtph_ps(_mm256_loadu_si256(at.cast())))
     }
     #[inline(always)]
+    unsafe fn store_f16(self, v: __m512, at: *mut u8) {
+        avx512!(_mm256_storeu_si256(at.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)))
+    }
+    #[inline(always)]
     unsafe fn load_i8(self, at: *const u8) -> __m512i {
         avx512!(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast())))
     }

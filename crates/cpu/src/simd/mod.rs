@@ -81,6 +81,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// They can be read at `at`, of whatever alignment.
     unsafe fn load_f16(self, at: *const u8) -> Self::F;
+    /// The lanes as f16, rounded to nearest, ties to even.
+    ///
+    /// # Safety
+    /// `LANES` f16 can be written at `at`, of whatever alignment.
+    unsafe fn store_f16(self, v: Self::F, at: *mut u8);
     /// `LANES` signed bytes as integers, each in a lane.
     ///
     /// # Safety
@@ -380,6 +385,12 @@ mod tests {
                 put("load_f32", x);
                 // SAFETY: see above.
                 put("load_f16", unsafe { s.load_f16(bytes[1 + 2 * at..].as_ptr()) });
+                let mut halves = [0u8; 1 + 2 * N];
+                // SAFETY: room for two vectors of halves; so many are read again.
+                put("store_f16", unsafe {
+                    s.store_f16(x, halves[1..].as_mut_ptr());
+                    s.load_f16(halves[1..].as_ptr())
+                });
                 put("f16_to_f32", s.f16_to_f32(s.and(a, s.splat(0xffff))));
                 put("to_f32", s.to_f32(a));
                 put("bits_as_f32", s.bits_as_f32(a));

@@ -147,6 +147,10 @@ impl Simd for Neon {
         neon!(vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(at))))
     }
     #[inline(always)]
+    unsafe fn store_f16(self, v: float32x4_t, at: *mut u8) {
+        neon!(vst1_u8(at, vreinterpret_u8_f16(vcvt_f16_f32(v))))
+    }
+    #[inline(always)]
     unsafe fn load_i8(self, at: *const u8) -> int32x4_t {
         neon! {
             let bytes = vreinterpret_s8_u32(vdup_n_u32(at.cast::<u32>().read_unaligned()));

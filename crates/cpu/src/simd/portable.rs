@@ -107,6 +107,11 @@ impl Simd for Portable {
         unsafe { at.cast::<[[u8; 2]; LANES]>().read_unaligned() }.map(|v| f16::from_le_bytes(v).to_f32())
     }
     #[inline(always)]
+    unsafe fn store_f16(self, v: Self::F, at: *mut u8) {
+        // SAFETY: see above.
+        unsafe { at.cast::<[[u8; 2]; LANES]>().write_unaligned(v.map(|v| f16::from_f32(v).to_le_bytes())) }
+    }
+    #[inline(always)]
     unsafe fn load_i8(self, at: *const u8) -> Self::I {
         // SAFETY: see above.
         unsafe { at.cast::<[i8; LANES]>().read_unaligned() }.map(i32::from)
