@@ -111,6 +111,10 @@ impl KvCache {
                 }
             }
         }
+        // Tasks write to the slots of their runs, so no two runs may have one in common.
+        runs.sort_unstable_by_key(|run| (run.page, run.slot));
+        let apart = |runs: &[Run]| runs[0].page != runs[1].page || runs[0].slot + runs[0].n <= runs[1].slot;
+        assert!(runs.windows(2).all(apart), "store_kv: every token of the batch has a slot of its own");
         let (shape, per_slab) = (self.shape, self.pages_per_slab());
         let slabs: Vec<Option<SharedMut<'_, u8>>> =
             self.slabs.iter_mut().map(|slab| slab.as_mut().map(|bytes| SharedMut::new(bytes))).collect();

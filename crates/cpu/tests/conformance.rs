@@ -129,3 +129,15 @@ fn attention_is_the_same_bits_on_any_number_of_threads() {
         }
     }
 }
+
+#[test]
+#[should_panic(expected = "every token of the batch has a slot of its own")]
+fn two_tokens_in_one_slot_are_refused() {
+    let cpu = Cpu::new(2);
+    let shape = KvShape { n_layers: 1, n_kv_heads: 1, head_dim: 32, format: KvFormat::F16, n_pages: 1 };
+    let mut cache = cpu.kv_cache(shape).expect("memory");
+    let mut k = cpu.activations(4, 32).expect("memory");
+    cpu.write(&[0.0; 4 * 32], &mut k);
+    let spans = [Span { start: 3, len: 2, pages: &[0] }, Span { start: 4, len: 2, pages: &[0] }];
+    let _ = cpu.store_kv(&mut cache, 0, &Batch { ids: &[0; 4], spans: &spans, outputs: &[] }, &k, &k);
+}

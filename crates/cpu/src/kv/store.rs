@@ -83,7 +83,7 @@ pub(super) fn values(
     ENCODED.with_borrow_mut(|encoded| {
         encode(instructions, format, rows, encoded);
         if format != KvFormat::Q8_0 {
-            // SAFETY: these slots of this head belong to one task; so below.
+            // SAFETY: these slots of this head belong to one task, as runs have none in common; so below.
             unsafe { slab.slice(head + slot * row_bytes, encoded.len()) }.copy_from_slice(encoded);
             return;
         }
