@@ -76,7 +76,7 @@ fn rows_per_task(rows: usize, n_threads: usize, n_tokens: usize) -> usize {
 struct Scratch {
     /// A panel interleaved for one product.
     panel: Vec<u8>,
-    unpacked: blocks::Unpacked,
+    blocks: blocks::Scratch,
     decoded: Vec<f32>,
 }
 
@@ -108,8 +108,8 @@ fn by_panels<B: formats::Blocks>(
                 &scratch.panel
             }
         };
-        let unpacked = &mut scratch.unpacked;
-        instructions.run(blocks::Product { weights, x, put, unpacked, blocks: PhantomData::<B> });
+        let scratch = &mut scratch.blocks;
+        instructions.run(blocks::Product { weights, x, put, scratch, blocks: PhantomData::<B> });
     }
 }
 

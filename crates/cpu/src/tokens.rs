@@ -1,15 +1,13 @@
 //! Activations as 8-bit blocks, for products with block-quantized weights: the tokens of a batch side by side, by panels.
 //!
-//! A panel of `C` tokens holds, for each 32 columns, sixteen words of each token, the same word of all tokens side by
+//! A panel of `C` tokens holds, for each 32 columns, twelve words of each token, the same word of all tokens side by
 //! side, so that a kernel reads along one stream:
 //!
 //! | words | |
 //! |---|---|
 //! | 0..8 | 32 bytes `q`, in −127..=127: value i is about `d · q[i]` |
 //! | 8 | `d`, f32: the largest magnitude / 127 |
-//! | 9, 10, 11 | minus the sum of `q`: of the first 16, of the last 16, of all |
-//! | 12, 13, 14 | `d ·` the sum of `q`, f32: likewise |
-//! | 15 | unused |
+//! | 9, 10, 11 | `d ·` the sum of `q`, f32: of the first 16, of the last 16, of all |
 
 use crate::matrix::Activations;
 use crate::pool::Pool;
@@ -17,12 +15,11 @@ use crate::share::SharedMut;
 use crate::simd::{Instructions, Kernel, Simd};
 
 /// Words of 32 activations.
-const WORDS: usize = 16;
+const WORDS: usize = 12;
 /// Where `d` is.
 const SCALE: usize = 8;
 /// Where the sums are.
-const MINUS_SUMS: usize = 9;
-const SCALED_SUMS: usize = 12;
+const SUMS: usize = 9;
 
 /// A batch of tokens, quantized.
 pub(crate) struct Tokens {
@@ -65,24 +62,14 @@ impl<const C: usize> Group<C> {
         s.splat_f32(f32::from_bits(unsafe { *self.0.add(SCALE * C + token) }))
     }
 
-    /// Minus the sum of a token's bytes: half 0 or 1 of the group, or all of it (2).
-    ///
-    /// # Safety
-    /// See [`Self::q`].
-    #[inline(always)]
-    pub unsafe fn minus_sum<S: Simd>(self, s: S, half: usize, token: usize) -> S::I {
-        // SAFETY: see above.
-        s.splat(unsafe { *self.0.add((MINUS_SUMS + half) * C + token) }.cast_signed())
-    }
-
-    /// The sum of a token's values, as far as its bytes tell; halves as in [`Self::minus_sum`].
+    /// The sum of a token's values, as far as its bytes tell: of half 0 or 1 of the group, or of all of it (2).
     ///
     /// # Safety
     /// See [`Self::q`].
     #[inline(always)]
     pub unsafe fn scaled_sum<S: Simd>(self, s: S, half: usize, token: usize) -> S::F {
         // SAFETY: see above.
-        s.splat_f32(f32::from_bits(unsafe { *self.0.add((SCALED_SUMS + half) * C + token) }))
+        s.splat_f32(f32::from_bits(unsafe { *self.0.add((SUMS + half) * C + token) }))
     }
 
     /// The group `n` further on.
@@ -175,8 +162,7 @@ impl Kernel for Quantize<'_> {
             }
             put(SCALE, d.to_bits());
             for (i, sum) in sums.into_iter().enumerate() {
-                put(MINUS_SUMS + i, (-sum).cast_unsigned());
-                put(SCALED_SUMS + i, (d * sum as f32).to_bits());
+                put(SUMS + i, (d * sum as f32).to_bits());
             }
         }
     }
@@ -220,8 +206,7 @@ mod tests {
                     let sum = |q: &[i8]| q.iter().map(|q| i32::from(*q)).sum::<i32>();
                     let sums = [sum(&q[..16]), sum(&q[16..]), sum(&q)];
                     for (i, sum) in sums.into_iter().enumerate() {
-                        assert_eq!(at(MINUS_SUMS + i).cast_signed(), -sum);
-                        assert_eq!(f32::from_bits(at(SCALED_SUMS + i)), d * sum as f32);
+                        assert_eq!(f32::from_bits(at(SUMS + i)), d * sum as f32);
                     }
                 }
             }

@@ -23,7 +23,7 @@ const LANES: usize = 16;
 
 /// Vectors beside each other that a row's sums are kept of.
 const fn vectors<S: Simd>() -> usize {
-    if S::TOKENS >= 8 { 4 } else { 2 }
+    if S::REGISTERS >= 32 { 4 } else { 2 }
 }
 
 /// Floats of the output.

@@ -1,27 +1,30 @@
 //! Block-quantized weights with 8-bit activations.
 //!
-//! A panel's codes and factors are unpacked, and then all tokens pass: the product of a group of weights with a group of
-//! activations is exact in integers, each row in a lane of its own; it is scaled and added to the row's f32 sum, group by
-//! group along the row. That is one function in one order, so a token's products have the same bits however many tokens
-//! there are, and with every instruction set but the portable one.
+//! The product of a group of weights with a group of activations is exact in integers, each row in a lane of its own; it
+//! is scaled and added to the row's f32 sum, group by group along the row. That is one function in one order, so a
+//! token's products have the same bits however many tokens there are, and with every instruction set but the portable
+//! one.
 //!
-//! With few tokens, some columns of the panel at a time are unpacked, so little that they stay in the first-level cache,
-//! and what bounds the product is reading the weights. With many, the whole panel is, and stays in the second level.
+//! With few tokens, weights are unpacked in registers as they stream by, and what bounds the product is reading them.
+//! With many, some columns of the panel at a time are unpacked once, so few that they stay in the first-level cache while
+//! all tokens pass.
 
 use crate::blocks::{At, Blocks, offset};
 use crate::panel::ROWS;
 use crate::simd::{Kernel, Simd};
 use crate::tokens::{Group, Tokens};
+use std::hint::black_box;
 use std::marker::PhantomData;
 
-/// Thirty-twos that are unpacked at a time for few tokens: whole blocks of every format.
-const STRETCH: usize = 8;
+/// Thirty-twos that are unpacked at a time for many tokens: whole blocks of every format.
+const STRETCH: usize = 16;
 
-/// Bytes from a weight to those that are fetched while it is used: what memory delivers to one core in its latency.
-const AHEAD: usize = 4096;
+/// Bytes from a weight to those that are fetched while it is used: what memory delivers to one core in its latency, and no
+/// multiple of 4 KiB, where the line to come would push out the one in use.
+const AHEAD: usize = 2048;
 
-/// Tokens at most whose sums are kept from stretch to stretch.
-const MAX_TOKENS: usize = 12;
+/// Tokens up to which blocks are unpacked in registers.
+const FEW: usize = 4;
 
 /// The width of the token panels for so many tokens.
 pub(super) struct Width(pub usize);
@@ -31,9 +34,13 @@ impl Kernel for Width {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> usize {
-        let Width(n_tokens) = self;
-        // The widths that there are kernels for; tokens of zeros fill the last panel up.
-        [1, 2, 4, 6, 8, 12].into_iter().find(|width| *width >= n_tokens.min(S::TOKENS)).expect("at most twelve")
+        // Tokens of zeros fill the last panel up.
+        match self.0 {
+            0 | 1 => 1,
+            2..=FEW => FEW,
+            5..=8 if S::TOKENS > 8 => 8,
+            _ => S::TOKENS,
+        }
     }
 }
 
@@ -45,8 +52,8 @@ pub(super) struct Product<'a, B, P> {
     pub x: &'a Tokens,
     /// Takes the products of one token.
     pub put: P,
-    /// Where the panel is unpacked to. Kept from product to product: fresh memory costs more than unpacking to it.
-    pub unpacked: &'a mut Unpacked,
+    /// Kept from product to product: fresh memory costs more than unpacking to it.
+    pub scratch: &'a mut Scratch,
     pub blocks: PhantomData<B>,
 }
 
@@ -55,13 +62,15 @@ pub(super) struct Product<'a, B, P> {
 #[repr(align(64))]
 struct Lanes<T>([T; ROWS]);
 
-/// Some columns of a panel, unpacked.
+/// Memory that products work in.
 #[derive(Default)]
-pub(super) struct Unpacked {
-    /// `[thirty-two][word][row]`
+pub(super) struct Scratch {
+    /// Some columns of a panel, unpacked: `[thirty-two][word][row]`.
     codes: Vec<Lanes<u32>>,
-    /// `[group][row]`, scale and minimum.
+    /// Their factors: `[group][row]`, scale and minimum.
     factors: Vec<[Lanes<f32>; 2]>,
+    /// `[token][row]`
+    sums: Vec<Lanes<f32>>,
 }
 
 impl<B: Blocks, P: Fn(usize, &[f32; ROWS])> Kernel for Product<'_, B, P> {
@@ -69,48 +78,22 @@ impl<B: Blocks, P: Fn(usize, &[f32; ROWS])> Kernel for Product<'_, B, P> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let n_groups = self.x.n_groups();
-        let block_bytes = ROWS * B::FORMAT.info().block_bytes;
-        let weights = self.weights;
-        assert_eq!(weights.len(), n_groups / B::PER_BLOCK * block_bytes, "the bytes of a panel");
-        let few = self.x.n_panels() == 1;
-        let stretch = if few { STRETCH.min(n_groups) } else { n_groups };
-        let unpacked = self.unpacked;
-        unpacked.codes.resize(stretch * 8, Lanes::default());
-        unpacked.factors.resize(stretch * (32 / B::GROUP), Default::default());
-        let mut sums = [Lanes::<f32>::default(); MAX_TOKENS];
-        let mut first = 0;
-        while first < n_groups {
-            let groups = first..n_groups.min(first + stretch);
-            let bytes = first / B::PER_BLOCK * block_bytes..groups.end / B::PER_BLOCK * block_bytes;
-            if few {
-                for line in bytes.clone().step_by(64) {
-                    s.prefetch(weights.as_ptr().wrapping_add(AHEAD + line));
-                }
+        let Product { weights, x, put, scratch, .. } = self;
+        let n_blocks = x.n_groups() / B::PER_BLOCK;
+        assert_eq!(weights.len(), n_blocks * block_bytes::<B>(), "the bytes of a panel");
+        scratch.sums.clear();
+        scratch.sums.resize(x.n_panels() * x.width(), Lanes::default());
+        // SAFETY: the panel and the tokens have as many groups; there is a sum for each token.
+        unsafe {
+            match const { ROWS / S::LANES } {
+                1 => products::<S, B, 1>(s, weights, x, scratch),
+                2 => products::<S, B, 2>(s, weights, x, scratch),
+                4 => products::<S, B, 4>(s, weights, x, scratch),
+                _ => unreachable!("4, 8 or 16 lanes"),
             }
-            // SAFETY: so many groups are in `unpacked` as in these bytes.
-            unsafe { unpack::<S, B>(s, &weights[bytes], unpacked) };
-            for (panel, first_token) in (0..self.x.n_tokens()).step_by(self.x.width()).enumerate() {
-                let (x, n) = (self.x.panel(panel), groups.len());
-                // SAFETY: the panel has all groups, `unpacked` has these.
-                unsafe {
-                    match self.x.width() {
-                        1 => pass::<S, B, 1>(s, unpacked, x, first, n, &mut sums),
-                        2 => pass::<S, B, 2>(s, unpacked, x, first, n, &mut sums),
-                        4 => pass::<S, B, 4>(s, unpacked, x, first, n, &mut sums),
-                        6 if S::TOKENS >= 6 => pass::<S, B, 6>(s, unpacked, x, first, n, &mut sums),
-                        8 if S::TOKENS >= 8 => pass::<S, B, 8>(s, unpacked, x, first, n, &mut sums),
-                        12 if S::TOKENS >= 12 => pass::<S, B, 12>(s, unpacked, x, first, n, &mut sums),
-                        width => unreachable!("a kernel for {width} tokens"),
-                    }
-                }
-                if groups.end == n_groups {
-                    for (token, sums) in (first_token..self.x.n_tokens()).zip(&sums[..self.x.width()]) {
-                        (self.put)(token, &sums.0);
-                    }
-                }
-            }
-            first = groups.end;
+        }
+        for (token, sums) in (0..x.n_tokens()).zip(&scratch.sums) {
+            put(token, &sums.0);
         }
     }
 }
@@ -128,16 +111,137 @@ macro_rules! eight_times {
     };
 }
 
+/// Bytes of a panel's block.
+#[inline(always)]
+fn block_bytes<B: Blocks>() -> usize {
+    ROWS * B::FORMAT.info().block_bytes
+}
+
+/// The products, with a panel's rows in `V` vectors.
+///
+/// # Safety
+/// The panels of tokens have as many groups as there are in `weights`; there is a sum for each token.
+#[inline(always)]
+unsafe fn products<S: Simd, B: Blocks, const V: usize>(s: S, weights: &[u8], x: &Tokens, scratch: &mut Scratch) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match x.width() {
+            1 if S::UNPACKS => few::<S, B, 1>(s, weights, x, &mut scratch.sums),
+            FEW if S::UNPACKS && x.n_panels() == 1 => few::<S, B, FEW>(s, weights, x, &mut scratch.sums),
+            1 => many::<S, B, V, 1>(s, weights, x, scratch),
+            3 if S::TOKENS == 3 => many::<S, B, V, 3>(s, weights, x, scratch),
+            4 if S::TOKENS == 4 => many::<S, B, V, 4>(s, weights, x, scratch),
+            8 if S::TOKENS > 8 => many::<S, B, V, 8>(s, weights, x, scratch),
+            12 if S::TOKENS == 12 => many::<S, B, V, 12>(s, weights, x, scratch),
+            width => unreachable!("a kernel for {width} tokens"),
+        }
+    }
+}
+
+/// Sums of `C` tokens with a panel's rows in `V` vectors.
+type Sums<S, const V: usize, const C: usize> = [[<S as Simd>::F; V]; C];
+
+#[inline(always)]
+fn load<S: Simd, const V: usize, const C: usize>(s: S, sums: &[Lanes<f32>], lane: usize) -> Sums<S, V, C> {
+    let mut to = [[s.splat_f32(0.0); V]; C];
+    for c in 0..C {
+        for v in 0..V {
+            // SAFETY: a slice of a vector.
+            to[c][v] = unsafe { s.load_f32(sums[c].0[lane + v * S::LANES..][..S::LANES].as_ptr()) };
+        }
+    }
+    to
+}
+
+#[inline(always)]
+fn store<S: Simd, const V: usize, const C: usize>(s: S, from: Sums<S, V, C>, sums: &mut [Lanes<f32>], lane: usize) {
+    for c in 0..C {
+        for v in 0..V {
+            // SAFETY: a slice of a vector.
+            unsafe { s.store_f32(from[c][v], sums[c].0[lane + v * S::LANES..][..S::LANES].as_mut_ptr()) };
+        }
+    }
+}
+
+/// All products of one panel of tokens; weights are unpacked in registers, a vector of rows at a time.
+///
+/// # Safety
+/// `x` is a panel of `C` tokens with as many groups as there are in `weights`; there is a sum for each.
+#[inline(always)]
+unsafe fn few<S: Simd, B: Blocks, const C: usize>(s: S, weights: &[u8], x: &Tokens, all: &mut [Lanes<f32>]) {
+    let mut x = Group::<C>::new(x.panel(0));
+    let share = block_bytes::<B>() / B::PER_BLOCK * S::LANES / ROWS;
+    for block in weights.chunks_exact(block_bytes::<B>()) {
+        for lane in (0..ROWS).step_by(S::LANES) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let mut at = At { block: block.as_ptr(), lane };
+                let head = B::head(s, at);
+                let mut sums = load::<S, 1, C>(s, all, lane);
+                eight_times!(i => {
+                    if i < B::PER_BLOCK {
+                        // A share of what comes next, so that fetching it takes as long as the work on this.
+                        let next = AHEAD + (i * ROWS + lane) / S::LANES * share;
+                        for line in (0..share).step_by(64) {
+                            s.prefetch(block.as_ptr().wrapping_add(next + line));
+                        }
+                        // Or codes that share words with later ones would be unpacked with them, and take registers.
+                        at.block = black_box(at.block);
+                        accumulate::<S, B, _, 1, C>(s, &mut sums, x.add(i), Encoded::<S, B> { at, head, i });
+                    }
+                });
+                store(s, sums, all, lane);
+            }
+        }
+        // SAFETY: the next group, or the end.
+        x = unsafe { x.add(B::PER_BLOCK) };
+    }
+}
+
+/// All products of any panels of `C` tokens.
+///
+/// # Safety
+/// The panels have as many groups as there are in `weights`; there is a sum for each token.
+#[inline(always)]
+unsafe fn many<S: Simd, B: Blocks, const V: usize, const C: usize>(
+    s: S,
+    weights: &[u8],
+    x: &Tokens,
+    scratch: &mut Scratch,
+) {
+    let Scratch { codes, factors, sums } = scratch;
+    codes.resize(STRETCH * 8, Lanes::default());
+    factors.resize(STRETCH * (32 / B::GROUP), Default::default());
+    let stretches = weights.chunks(STRETCH / B::PER_BLOCK * block_bytes::<B>());
+    for (stretch, weights) in stretches.enumerate() {
+        let n = weights.len() / block_bytes::<B>() * B::PER_BLOCK;
+        // SAFETY: there is room for a stretch.
+        unsafe { unpack::<S, B>(s, weights, codes, factors) };
+        for (panel, all) in sums.chunks_exact_mut(C).enumerate() {
+            let mut sums = load::<S, V, C>(s, all, 0);
+            // SAFETY: the panel has all groups; these are unpacked.
+            unsafe {
+                let mut x = Group::<C>::new(x.panel(panel)).add(stretch * STRETCH);
+                let mut unpacked = Unpacked::<B>::new(codes, factors);
+                for _ in 0..n {
+                    accumulate::<S, B, _, V, C>(s, &mut sums, x, unpacked);
+                    (x, unpacked) = (x.add(1), unpacked.next());
+                }
+            }
+            store(s, sums, all, 0);
+        }
+    }
+}
+
 /// Unpacks whole blocks of a panel.
 ///
 /// # Safety
-/// `out` has room for what is in `weights`.
+/// `codes` and `factors` have room for what is in `weights`.
 #[inline(always)]
-unsafe fn unpack<S: Simd, B: Blocks>(s: S, weights: &[u8], out: &mut Unpacked) {
-    let block_bytes = ROWS * B::FORMAT.info().block_bytes;
+unsafe fn unpack<S: Simd, B: Blocks>(s: S, weights: &[u8], codes: &mut [Lanes<u32>], factors: &mut [[Lanes<f32>; 2]]) {
     let groups = const { 32 / B::GROUP };
-    let (mut codes, mut factors) = (out.codes.as_mut_ptr().cast::<u32>(), out.factors.as_mut_ptr().cast::<f32>());
-    for block in weights.chunks_exact(block_bytes) {
+    let (mut codes, mut factors) = (codes.as_mut_ptr().cast::<u32>(), factors.as_mut_ptr().cast::<f32>());
+    for block in weights.chunks_exact(block_bytes::<B>()) {
         for lane in (0..ROWS).step_by(S::LANES) {
             // SAFETY: the caller's promise.
             unsafe {
@@ -167,40 +271,95 @@ unsafe fn unpack<S: Simd, B: Blocks>(s: S, weights: &[u8], out: &mut Unpacked) {
     }
 }
 
-/// Adds the products of `n` thirty-twos of the panel, beginning with its `first`, to the sums of `C` tokens; if that is
-/// the first of all, to zero.
-///
-/// # Safety
-/// `unpacked` has the thirty-twos, the panel of tokens `first` more.
-#[inline(always)]
-unsafe fn pass<S: Simd, B: Blocks, const C: usize>(
-    s: S,
-    unpacked: &Unpacked,
-    x: *const u32,
-    first: usize,
-    n: usize,
-    all: &mut [Lanes<f32>; MAX_TOKENS],
-) {
-    let groups = const { 32 / B::GROUP };
-    for lane in (0..ROWS).step_by(S::LANES) {
+/// Thirty-two weights of a panel's rows.
+trait Weights<S: Simd>: Copy {
+    /// Codes `4 · word..` of vector `v` of the rows.
+    ///
+    /// # Safety
+    /// The weights are in memory; so below.
+    unsafe fn codes(self, s: S, word: usize, v: usize) -> S::I;
+
+    /// Scale and minimum of a group of them.
+    ///
+    /// # Safety
+    /// See [`Self::codes`].
+    unsafe fn factors(self, s: S, group: usize, v: usize) -> (S::F, S::F);
+}
+
+/// As the panel holds them: thirty-two `i` of a block, of one vector of rows.
+struct Encoded<S: Simd, B: Blocks> {
+    at: At,
+    head: B::Head<S>,
+    i: usize,
+}
+
+impl<S: Simd, B: Blocks> Clone for Encoded<S, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<S: Simd, B: Blocks> Copy for Encoded<S, B> {}
+
+impl<S: Simd, B: Blocks> Weights<S> for Encoded<S, B> {
+    #[inline(always)]
+    unsafe fn codes(self, s: S, word: usize, _: usize) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { B::codes(s, self.at, self.i, word) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors(self, s: S, group: usize, _: usize) -> (S::F, S::F) {
+        // SAFETY: the caller's promise.
+        unsafe { B::factors(s, self.at, self.head, self.i * const { 32 / B::GROUP } + group) }
+    }
+}
+
+/// Unpacked, as [`Scratch`] holds them.
+struct Unpacked<B> {
+    codes: *const u32,
+    factors: *const f32,
+    blocks: PhantomData<B>,
+}
+
+impl<B> Clone for Unpacked<B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B> Copy for Unpacked<B> {}
+
+impl<B: Blocks> Unpacked<B> {
+    /// The first.
+    #[inline(always)]
+    fn new(codes: &[Lanes<u32>], factors: &[[Lanes<f32>; 2]]) -> Self {
+        Unpacked { codes: codes.as_ptr().cast(), factors: factors.as_ptr().cast(), blocks: PhantomData }
+    }
+
+    /// The next.
+    ///
+    /// # Safety
+    /// It is in the scratch, or right behind.
+    #[inline(always)]
+    unsafe fn next(self) -> Self {
+        let groups = const { 32 / B::GROUP };
+        // SAFETY: the caller's promise.
+        unsafe { Unpacked { codes: self.codes.add(8 * ROWS), factors: self.factors.add(groups * 2 * ROWS), ..self } }
+    }
+}
+
+impl<S: Simd, B: Blocks> Weights<S> for Unpacked<B> {
+    #[inline(always)]
+    unsafe fn codes(self, s: S, word: usize, v: usize) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { s.load(self.codes.add(word * ROWS + v * S::LANES).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn factors(self, s: S, group: usize, v: usize) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut x = Group::<C>::new(x).add(first);
-            let mut codes = unpacked.codes.as_ptr().cast::<u32>().add(lane);
-            let mut factors = unpacked.factors.as_ptr().cast::<f32>().add(lane);
-            let mut sums: [S::F; C] = match first {
-                0 => [s.splat_f32(0.0); C],
-                _ => std::array::from_fn(|c| s.load_f32(all[c].0[lane..].as_ptr())),
-            };
-            for _ in 0..n {
-                accumulate::<S, B, C>(s, &mut sums, x, codes, factors);
-                x = x.add(1);
-                codes = codes.add(8 * ROWS);
-                factors = factors.add(groups * 2 * ROWS);
-            }
-            for c in 0..C {
-                s.store_f32(sums[c], all[c].0[lane..].as_mut_ptr());
-            }
+            let scale = self.factors.add(group * 2 * ROWS + v * S::LANES);
+            (s.load_f32(scale), if B::HAS_MIN { s.load_f32(scale.add(ROWS)) } else { s.splat_f32(0.0) })
         }
     }
 }
@@ -223,59 +382,61 @@ const fn run<S: Simd, B: Blocks>() -> usize {
     run
 }
 
-/// Adds the products of thirty-two weights of `LANES` rows with `C` tokens to the sums. The only place where products are
-/// formed.
+/// Adds the products of thirty-two weights of a panel's rows, in `V` vectors, with `C` tokens to the sums. The only place
+/// where products are formed.
 ///
 /// # Safety
-/// Codes, factors and activations of the thirty-two can be read.
+/// The weights and the activations can be read.
 #[inline(always)]
-unsafe fn accumulate<S: Simd, B: Blocks, const C: usize>(
+unsafe fn accumulate<S: Simd, B: Blocks, W: Weights<S>, const V: usize, const C: usize>(
     s: S,
-    sums: &mut [S::F; C],
+    sums: &mut Sums<S, V, C>,
     x: Group<C>,
-    codes: *const u32,
-    factors: *const f32,
+    weights: W,
 ) {
     let (group_words, run) = (const { B::GROUP / 4 }, const { run::<S, B>() });
-    let mut totals = [s.splat(0); C];
-    let mut parts = [s.begin(s.splat(0)); C];
+    let mut parts = [[s.zero(); V]; C];
+    let mut totals = [[s.splat(0); V]; C];
     eight_times!(word => {
-        // Which sum of the activations belongs to the group.
-        let half = if group_words == 8 { 2 } else { word / group_words };
         // SAFETY: the caller's promise.
         unsafe {
-            if word.is_multiple_of(group_words) {
-                for c in 0..C {
-                    totals[c] = match const { offset::<S, B>() } {
-                        Some(power) => s.shl(x.minus_sum(s, half, c), power),
-                        None => s.splat(0),
-                    };
-                }
+            let mut w = [s.splat(0); V];
+            for v in 0..V {
+                w[v] = weights.codes(s, word, v);
             }
-            if word.is_multiple_of(run) {
-                for c in 0..C {
-                    parts[c] = s.begin(totals[c]);
-                }
-            }
-            let w = s.load(codes.add(word * ROWS).cast());
             for c in 0..C {
-                parts[c] = s.dot(parts[c], w, x.q(s, word, c), B::SIGNED);
+                let q = x.q(s, word, c);
+                for v in 0..V {
+                    parts[c][v] = s.dot(parts[c][v], w[v], q, B::SIGNED);
+                }
             }
             if (word + 1).is_multiple_of(run) {
                 for c in 0..C {
-                    totals[c] = s.end(totals[c], parts[c]);
+                    for v in 0..V {
+                        let total = s.total(parts[c][v]);
+                        let first = (word + 1 - run).is_multiple_of(group_words);
+                        totals[c][v] = if first { total } else { s.add(totals[c][v], total) };
+                        parts[c][v] = s.zero();
+                    }
                 }
             }
             if (word + 1).is_multiple_of(group_words) {
-                let factors = factors.add(word / group_words * 2 * ROWS);
-                let scale = s.load_f32(factors);
-                for c in 0..C {
-                    sums[c] = s.fma(s.to_f32(totals[c]), s.mul(scale, x.scale(s, c)), sums[c]);
-                }
-                if B::HAS_MIN {
-                    let min = s.load_f32(factors.add(ROWS));
+                // Which sum of the activations belongs to the group.
+                let half = if group_words == 8 { 2 } else { word / group_words };
+                for v in 0..V {
+                    let (scale, mut min) = weights.factors(s, word / group_words, v);
                     for c in 0..C {
-                        sums[c] = s.fnma(min, x.scaled_sum(s, half, c), sums[c]);
+                        sums[c][v] = s.fma(s.to_f32(totals[c][v]), s.mul(scale, x.scale(s, c)), sums[c][v]);
+                    }
+                    // Codes that are too large by an offset are as good as a greater minimum.
+                    if let Some(power) = const { offset::<S, B>() } {
+                        let surplus = s.splat_f32((1u32 << power) as f32);
+                        min = if B::HAS_MIN { s.fma(scale, surplus, min) } else { s.mul(scale, surplus) };
+                    }
+                    if B::HAS_MIN || const { offset::<S, B>().is_some() } {
+                        for c in 0..C {
+                            sums[c][v] = s.fnma(min, x.scaled_sum(s, half, c), sums[c][v]);
+                        }
                     }
                 }
             }

@@ -47,8 +47,10 @@ macro_rules! avx2 {
 
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
-    // Six sums of integers and six of f32, weights, activations and a product in sixteen registers.
-    const TOKENS: usize = 6;
+    // Six sums of products, two vectors of weights, activations and a product in sixteen registers.
+    const TOKENS: usize = 3;
+    const REGISTERS: usize = 16;
+    const UNPACKS: bool = true;
     const SATURATES: bool = !VNNI;
     const SIGNED_OFFSET: Option<u32> = if VNNI { Some(7) } else { None };
 
@@ -203,8 +205,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         if VNNI { avx2!(_mm256_xor_si256(bytes, _mm256_set1_epi8(-128))) } else { bytes }
     }
     #[inline(always)]
-    fn begin(self, total: __m256i) -> __m256i {
-        if VNNI { total } else { avx2!(_mm256_setzero_si256()) }
+    fn zero(self) -> __m256i {
+        self.splat(0)
     }
     #[inline(always)]
     fn dot(self, part: __m256i, w: __m256i, x: __m256i, signed: bool) -> __m256i {
@@ -220,8 +222,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
-    fn end(self, total: __m256i, part: __m256i) -> __m256i {
-        if VNNI { part } else { avx2!(_mm256_add_epi32(total, _mm256_madd_epi16(part, _mm256_set1_epi16(1)))) }
+    fn total(self, part: __m256i) -> __m256i {
+        if VNNI { part } else { avx2!(_mm256_madd_epi16(part, _mm256_set1_epi16(1))) }
     }
     #[inline(always)]
     fn prefetch(self, at: *const u8) {

@@ -40,6 +40,8 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     // Twelve sums of integers and twelve of f32, weights and a product in 32 registers.
     const TOKENS: usize = 12;
+    const REGISTERS: usize = 32;
+    const UNPACKS: bool = true;
     const SATURATES: bool = false;
     const SIGNED_OFFSET: Option<u32> = Some(7);
 
@@ -188,15 +190,15 @@ impl Simd for Avx512 {
         avx512!(_mm512_xor_si512(bytes, _mm512_set1_epi8(-128)))
     }
     #[inline(always)]
-    fn begin(self, total: __m512i) -> __m512i {
-        total
+    fn zero(self) -> __m512i {
+        self.splat(0)
     }
     #[inline(always)]
     fn dot(self, part: __m512i, w: __m512i, x: __m512i, _: bool) -> __m512i {
         avx512!(_mm512_dpbusd_epi32(part, w, x))
     }
     #[inline(always)]
-    fn end(self, _: __m512i, part: __m512i) -> __m512i {
+    fn total(self, part: __m512i) -> __m512i {
         part
     }
     #[inline(always)]

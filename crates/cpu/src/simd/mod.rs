@@ -22,9 +22,13 @@ use portable::Portable;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Lanes of a vector: 4, 8 or 16.
     const LANES: usize;
-    /// Tokens whose sums with a vector of rows stay in registers: 1, 2, 4, 6, 8 or 12.
+    /// Tokens whose sums with sixteen rows stay in registers: 3, 4 or 12.
     const TOKENS: usize;
-    /// Whether [`Self::dot`] adds up in 16 bits, and may only add so much before [`Self::end`].
+    /// Vector registers: 16 or 32.
+    const REGISTERS: usize;
+    /// Whether blocks are best unpacked in registers: there are enough, and operations are instructions.
+    const UNPACKS: bool;
+    /// Whether [`Self::dot`] adds up in 16 bits, and may only add so much before [`Self::total`].
     const SATURATES: bool;
     /// What [`Self::signed`] adds to a code, as a power of two, if it adds anything.
     const SIGNED_OFFSET: Option<u32>;
@@ -111,13 +115,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Signed bytes as [`Self::dot`] takes weights, greater by 2^[`SIGNED_OFFSET`](Self::SIGNED_OFFSET) if that is some.
     fn signed(self, bytes: Self::I) -> Self::I;
-    /// A sum that goes on from `total`.
-    fn begin(self, total: Self::I) -> Self::Part;
+    /// No products yet.
+    fn zero(self) -> Self::Part;
     /// Adds to each lane the products of its four bytes: of `w`, which are 0..=127 or come from [`Self::signed`], and of
     /// `x`, which are −127..=127.
     fn dot(self, part: Self::Part, w: Self::I, x: Self::I, signed: bool) -> Self::Part;
-    /// What the sum that began from `total` has become.
-    fn end(self, total: Self::I, part: Self::Part) -> Self::I;
+    /// What the products add up to.
+    fn total(self, part: Self::Part) -> Self::I;
 
     /// A hint that the line at `at`, which need not exist, will be read soon.
     fn prefetch(self, at: *const u8);
@@ -328,14 +332,13 @@ mod tests {
                 put("to_i32", s.to_i32(s.mul(s.to_f32(twice), s.splat_f32(0.5))));
 
                 // 16 bits have room for two products by codes up to 127, for sixteen by codes up to 15.
-                let total = s.shr(b, 2);
-                put("dot", s.end(total, s.dot(s.begin(total), s.and(a, s.splat(0x7f7f_7f7f)), q, false)));
-                let mut part = s.begin(total);
+                put("dot", s.total(s.dot(s.zero(), s.and(a, s.splat(0x7f7f_7f7f)), q, false)));
+                let mut part = s.zero();
                 for shift in 0..8 {
                     part = s.dot(part, s.and(s.shr(a, 3 * shift), s.splat(0x0f0f_0f0f)), q, false);
                 }
-                put("dots of nibbles", s.end(total, part));
-                let mut sum = s.end(total, s.dot(s.begin(total), s.signed(a), q, true));
+                put("dots of nibbles", s.total(part));
+                let mut sum = s.total(s.dot(s.zero(), s.signed(a), q, true));
                 if let Some(power) = S::SIGNED_OFFSET {
                     for byte in 0..4 {
                         // The byte with its sign: shifted up as itself, down as a number without one, less 256 if need be.

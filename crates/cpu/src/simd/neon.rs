@@ -54,8 +54,10 @@ macro_rules! neon {
 
 impl Simd for Neon {
     const LANES: usize = 4;
-    // Twelve sums of integers and twelve of f32, weights, activations and a product in 32 registers.
-    const TOKENS: usize = 12;
+    // Sixteen sums of products, four vectors of weights, activations and a product in 32 registers.
+    const TOKENS: usize = 4;
+    const REGISTERS: usize = 32;
+    const UNPACKS: bool = true;
     const SATURATES: bool = false;
     const SIGNED_OFFSET: Option<u32> = None;
 
@@ -207,15 +209,15 @@ impl Simd for Neon {
         bytes
     }
     #[inline(always)]
-    fn begin(self, total: int32x4_t) -> int32x4_t {
-        total
+    fn zero(self) -> int32x4_t {
+        self.splat(0)
     }
     #[inline(always)]
     fn dot(self, part: int32x4_t, w: int32x4_t, x: int32x4_t, _: bool) -> int32x4_t {
         neon!(sdot(part, w, x))
     }
     #[inline(always)]
-    fn end(self, _: int32x4_t, part: int32x4_t) -> int32x4_t {
+    fn total(self, part: int32x4_t) -> int32x4_t {
         part
     }
     #[inline(always)]

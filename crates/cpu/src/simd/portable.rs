@@ -17,6 +17,8 @@ fn lanes<T>(f: impl FnMut(usize) -> T) -> [T; LANES] {
 impl Simd for Portable {
     const LANES: usize = LANES;
     const TOKENS: usize = 4;
+    const REGISTERS: usize = 16;
+    const UNPACKS: bool = false;
     const SATURATES: bool = false;
     const SIGNED_OFFSET: Option<u32> = None;
 
@@ -166,8 +168,8 @@ impl Simd for Portable {
         bytes
     }
     #[inline(always)]
-    fn begin(self, total: Self::I) -> Self::Part {
-        total
+    fn zero(self) -> Self::Part {
+        self.splat(0)
     }
     #[inline(always)]
     fn dot(self, part: Self::Part, w: Self::I, x: Self::I, _: bool) -> Self::Part {
@@ -177,7 +179,7 @@ impl Simd for Portable {
         })
     }
     #[inline(always)]
-    fn end(self, _: Self::I, part: Self::Part) -> Self::I {
+    fn total(self, part: Self::Part) -> Self::I {
         part
     }
     #[inline(always)]
