@@ -174,7 +174,16 @@ fn a_conversation() {
     let mut chat = Terminal::new(&files, &model, &["--ignore-eos", "--max-tokens", "8"]);
     chat.until("context 512 tokens · chat format: Llama 3.1's");
     chat.until(PROMPT);
-    chat.replies("Hello", &["8 tokens, ", " tokens/s, ", "GB/s of weights · context ", "cut off: the limit of tokens"]);
+    chat.replies(
+        "Hello",
+        &[
+            "8 tokens, ",
+            " tokens/s · ",
+            " GB/s, ",
+            " % of what this memory gives · context ",
+            "cut off: the limit of tokens",
+        ],
+    );
     chat.replies("/show", &["temperature 0 · ", "seed 1 · max_tokens 8", "2 messages · context ", "of 512 tokens"]);
 
     chat.say("/set max_tokens 5");

@@ -6,6 +6,7 @@
 //! how many guesses are right is set.
 
 use super::{Args, Rate, median};
+use crate::model::{Loaded, Wanted};
 use crate::show;
 use crate::speculate::draft_context;
 use anyhow::{Result, bail, ensure};
@@ -110,7 +111,8 @@ pub fn run(args: &Args) -> Result<()> {
     ensure!(vocab_size > 1, "expected a vocabulary of several tokens, found {vocab_size}");
     let n_prompt = depth.saturating_add(prompt_tokens);
     let wanted = n_prompt.saturating_add(tokens + 1);
-    let (model, context) = args.model.load(&checkpoint, Some(wanted))?;
+    let mut machine = args.model.machine();
+    let Loaded { model, context } = args.model.load(&mut machine, &checkpoint, Wanted::Exactly(wanted))?;
     ensure!(
         context >= wanted,
         "--context: expected at least {wanted} tokens for all that is measured, found {context}"
@@ -133,10 +135,11 @@ pub fn run(args: &Args) -> Result<()> {
                 path.display(),
                 draft.config.vocab_size
             );
-            let (draft_model, context) = args.load(&draft, Some(draft_context(&draft.config, context)))?;
+            let draft_model = args.load(&mut machine, &draft, draft_context(&draft.config, context))?;
             let guesses = altered(&text, n_prompt, acceptance, vocab_size);
-            let reciting = Reciting { model: draft_model, text: guesses };
-            let draft = DraftModel::new(Engine::new(Box::new(reciting), context), model.bytes_per_token());
+            let reciting = Reciting { model: draft_model.model, text: guesses };
+            let engine = Engine::new(Box::new(reciting), draft_model.context);
+            let draft = DraftModel::new(engine, model.bytes_per_token());
             (Box::new(draft), path.display().to_string())
         }
     };
