@@ -3,7 +3,7 @@
 mod speculation;
 
 use crate::machine::{PASSES, Reading};
-use crate::model::{ModelArgs, Wanted};
+use crate::model::{Loaded, Loading, ModelArgs, Wanted};
 use crate::show;
 use anyhow::{Result, bail};
 use puna_cpu::measure;
@@ -72,7 +72,8 @@ pub fn run(args: Args) -> Result<()> {
     let checkpoint = args.model.open()?;
     let wanted = depth.saturating_add(prompt_tokens.max(tokens));
     let mut machine = args.model.machine();
-    let mut engine = args.model.engine(&mut machine, &checkpoint, Wanted::Exactly(wanted))?;
+    let Loaded { model, context, loading } = args.model.load(&mut machine, &checkpoint, Wanted::Exactly(wanted))?;
+    let mut engine = Engine::new(model, context);
     let cpu = machine.cpu();
     // Any tokens will do: no sum depends on their values, and no two neighbours are alike.
     let vocab_size = engine.model().config().vocab_size as u64;
@@ -128,6 +129,7 @@ pub fn run(args: Args) -> Result<()> {
             "machine": engine.model().describe(),
             "depth": depth,
             "repeats": n_repeats,
+            "loading": loading_json(&loading),
             "weight_bytes_per_token": engine.model().bytes_per_token(),
             "read_bandwidth": limits.bandwidth,
             "f32_peak": limits.peak,
@@ -138,6 +140,7 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     writeln!(out, "{} · {}", args.model.model.display(), engine.model().describe())?;
+    writeln!(out, "{}", loading_line(&loading))?;
     writeln!(
         out,
         "machine  reads {:.1} GB/s, computes {:.0} GFLOP/s in f32",
@@ -158,6 +161,15 @@ pub fn run(args: Args) -> Result<()> {
         writeln!(out, "decode   {tokens} tokens{at}: {} · {}", d.rate, d.reading(&limits))?;
     }
     Ok(())
+}
+
+fn loading_line(loading: &Loading) -> String {
+    let Loading { seconds, bytes, repacked_bytes } = loading;
+    format!("loading  {} in {seconds:.1} s, {} repacked", show::bytes(*bytes), show::bytes(*repacked_bytes))
+}
+
+fn loading_json(loading: &Loading) -> Value {
+    json!({ "seconds": loading.seconds, "bytes": loading.bytes, "repacked_bytes": loading.repacked_bytes })
 }
 
 /// What the machine can do at best, a second.

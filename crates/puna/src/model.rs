@@ -11,6 +11,7 @@ use puna_llama::{KvFormat, Llama, LoadOptions, Model, PAGE_LEN, kv_shape};
 use puna_session::Session;
 use puna_text::Tokenizer;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Tokens of one forward pass: enough that each weight's unpacking is paid by many.
 pub const MAX_BATCH: usize = 512;
@@ -73,6 +74,16 @@ pub enum Wanted {
 pub struct Loaded {
     pub model: Box<dyn Model>,
     pub context: usize,
+    pub loading: Loading,
+}
+
+/// What loading took.
+pub struct Loading {
+    pub seconds: f64,
+    /// Bytes of all weights.
+    pub bytes: u64,
+    /// Bytes of their copies in an order that is faster to read.
+    pub repacked_bytes: u64,
 }
 
 impl ModelArgs {
@@ -146,11 +157,14 @@ impl ModelArgs {
         machine.promise(kv_shape(&checkpoint.config, self.kv.into(), context).bytes_at(context));
         let room = machine.available().map_or(u64::MAX, |available| available.saturating_sub(HEADROOM));
         let cpu = machine.cpu().clone().with_budget(room);
-        let bar = show::byte_bar("loading", checkpoint.tensor_bytes());
-        let model = Llama::load(cpu, checkpoint, options, &mut |done, _| bar.set_position(done))
+        let (start, bytes) = (Instant::now(), checkpoint.tensor_bytes());
+        let bar = show::byte_bar("loading", bytes);
+        let model = Llama::load(cpu.clone(), checkpoint, options, &mut |done, _| bar.set_position(done))
             .with_context(|| self.model.display().to_string())?;
         bar.finish_and_clear();
-        Ok(Loaded { model: Box::new(model), context })
+        let seconds = start.elapsed().as_secs_f64();
+        let loading = Loading { seconds, bytes, repacked_bytes: room - cpu.budget() };
+        Ok(Loaded { model: Box::new(model), context, loading })
     }
 
     /// The model's tokenizer.

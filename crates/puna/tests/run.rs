@@ -421,6 +421,12 @@ fn bench_measures() {
     for figure in ["weight_bytes_per_token", "read_bandwidth", "f32_peak"] {
         assert!(number(&measured[figure]) > 0.0, "{figure}: {measured}");
     }
+    let loading = &measured["loading"];
+    assert!(number(&loading["seconds"]) > 0.0, "{measured}");
+    assert_eq!(loading["bytes"], puna(&["inspect", text(&model), "--json"]).json()["tensor_bytes"]);
+    // All matrices but the embedding, whose numbers of rows are multiples of 16: 34 bytes for 32 weights.
+    let parameters = 1024 * 64 + 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64);
+    assert_eq!(loading["repacked_bytes"], parameters / 32 * 34);
     let phases: [(&str, u64, &[&str]); 2] = [
         ("prefill", 8, &["flops", "share_of_f32_peak"]),
         ("decode", 4, &["kv_bytes_per_token", "bytes_per_second", "weight_bytes_per_second", "share_of_bandwidth"]),
@@ -437,7 +443,14 @@ fn bench_measures() {
     let decode = bench(&["-p", "0", "-n", "2", "--json"]).json();
     assert_eq!((&decode["prefill"], &decode["decode"]["tokens"]), (&Value::Null, &2.into()));
     let shown = bench(&["-p", "2", "-n", "2"]).succeeded();
-    assert_eq!(shown.stdout.lines().count(), 4, "{shown}");
+    assert_eq!(shown.stdout.lines().count(), 5, "{shown}");
+    for figure in ["\nloading  ", " KiB repacked\n", " GB/s, ", " % of what this memory gives\n"] {
+        assert!(shown.stdout.contains(figure), "{figure}: {shown}");
+    }
+    // Floats are read where they lie.
+    let floats = files.model("floats.gguf", "F16");
+    let measured = puna(&["bench", text(&floats), "--repeats", "1", "-p", "0", "-n", "2", "--json"]).json();
+    assert_eq!(measured["loading"]["repacked_bytes"], 0);
 }
 
 #[test]
@@ -465,7 +478,7 @@ fn bench_measures_speculation() {
     assert!(rate(&all).is_none_or(|rate| rate == 1.0), "{all}");
     assert!(rate(&none).is_none_or(|rate| rate < 0.5), "{none}");
     let shown = bench(&["--lookup", "-p", "40", "-n", "60"]).succeeded();
-    assert_eq!(shown.stdout.lines().count(), 3, "{shown}");
+    assert_eq!(shown.stdout.lines().count(), 4, "{shown}");
     assert!(shown.stdout.contains(" × plain · "), "{shown}");
 
     bench(&["--lookup", "-n", "0"]).refused(&["-p and -n: expected both above 0", "512 and 0"]);

@@ -5,7 +5,7 @@
 //! given share of the tokens is other than before. Forward passes, look-ups, picks and forgotten guesses are all real;
 //! how many guesses are right is set.
 
-use super::{Args, Rate, median};
+use super::{Args, Rate, loading_json, loading_line, median};
 use crate::model::{Loaded, Wanted};
 use crate::show;
 use crate::speculate::draft_context;
@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Result<()> {
     let n_prompt = depth.saturating_add(prompt_tokens);
     let wanted = n_prompt.saturating_add(tokens + 1);
     let mut machine = args.model.machine();
-    let Loaded { model, context } = args.model.load(&mut machine, &checkpoint, Wanted::Exactly(wanted))?;
+    let Loaded { model, context, loading } = args.model.load(&mut machine, &checkpoint, Wanted::Exactly(wanted))?;
     ensure!(
         context >= wanted,
         "--context: expected at least {wanted} tokens for all that is measured, found {context}"
@@ -181,6 +181,7 @@ pub fn run(args: &Args) -> Result<()> {
             "machine": engine.model().describe(),
             "depth": depth,
             "repeats": n_repeats,
+            "loading": loading_json(&loading),
             "speculation": {
                 "drafter": name,
                 "prompt_tokens": prompt_tokens,
@@ -197,6 +198,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     writeln!(out, "{} · {}", args.model.model.display(), engine.model().describe())?;
+    writeln!(out, "{}", loading_line(&loading))?;
     writeln!(out, "plain    {tokens} tokens that repeat a prompt of {prompt_tokens}: {plain}")?;
     let accepted = acceptance_rate.map_or("none was tried".into(), |rate| format!("{:.0} % accepted", 100.0 * rate));
     writeln!(
