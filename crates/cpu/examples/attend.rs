@@ -59,7 +59,7 @@ fn main() {
     let batch = Batch { ids: &ids, spans: &spans, outputs: &[] };
     let q = rows(ids.len(), n_heads * head_dim);
     let mut out = cpu.activations(ids.len(), n_heads * head_dim).expect("memory");
-    let memory = Memory::new();
+    let memory = Memory::new(&cpu).expect("memory");
     let (mut seconds, mut bandwidth) = (Vec::new(), Vec::new());
     for _ in 0..number("repeats", 11) {
         let start = Instant::now();

@@ -23,7 +23,7 @@ fn main() {
     let tokens: Vec<usize> = args.map(|n| n.parse().expect("a number of tokens")).collect();
     let tokens = if tokens.is_empty() { vec![1, 4, 512] } else { tokens };
     let threads = Cpu::default_threads();
-    let memory = Memory::new();
+    let memory = Memory::new(&Cpu::new(threads)).expect("memory");
     for info in FORMATS.iter().filter(|info| name == "all" || info.name.eq_ignore_ascii_case(&name)) {
         for set in Instructions::available() {
             let cpu = Cpu::new(threads).with_instructions(set);

@@ -23,21 +23,28 @@ pub use simd::Instructions;
 use panel::Panels;
 use pool::Pool;
 use puna_backend::{Backend, Batch, Error, KvShape, MatrixSource, Rotation, Storage};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// A processor and its memory.
+/// A processor and its memory. Clones compute on the same threads, one operation at a time, and take copies of weights
+/// out of the same budget.
+#[derive(Clone)]
 pub struct Cpu {
-    pool: Pool,
+    pool: Arc<Pool>,
     instructions: Instructions,
     /// Bytes that copies of weights may still take.
-    budget: AtomicU64,
+    budget: Arc<AtomicU64>,
 }
 
 impl Cpu {
     /// A back-end that computes on `n_threads` threads with the best instructions that the processor has.
     pub fn new(n_threads: usize) -> Cpu {
-        Cpu { pool: Pool::new(n_threads), instructions: Instructions::best(), budget: AtomicU64::new(u64::MAX) }
+        Cpu {
+            pool: Arc::new(Pool::new(n_threads)),
+            instructions: Instructions::best(),
+            budget: Arc::new(AtomicU64::new(u64::MAX)),
+        }
     }
 
     /// The same with other instructions.
@@ -45,10 +52,15 @@ impl Cpu {
         Cpu { instructions, ..self }
     }
 
-    /// The same with at most so many bytes of memory for weights in an order that is faster to read. Matrices beyond that
-    /// are read where they lie, with the same results.
+    /// The same with at most so many bytes of memory for weights in an order that is faster to read, apart from what its
+    /// clones may take. Matrices beyond that are read where they lie, with the same results.
     pub fn with_budget(self, bytes: u64) -> Cpu {
-        Cpu { budget: AtomicU64::new(bytes), ..self }
+        Cpu { budget: Arc::new(AtomicU64::new(bytes)), ..self }
+    }
+
+    /// Bytes that are left for weights in that order.
+    pub fn budget(&self) -> u64 {
+        self.budget.load(Relaxed)
     }
 
     /// As many threads as this process may run at once.

@@ -1,28 +1,46 @@
 //! What this machine can do at best: the limits that a benchmark's figures are held against.
 
 use crate::Cpu;
+use crate::share::SharedMut;
 use crate::simd::{Kernel, Simd};
+use memmap2::MmapMut;
+use puna_backend::Error;
 use std::time::Instant;
 
-/// Bytes read to measure memory: far more than any cache holds.
-const READ_BYTES: usize = 512 << 20;
+/// Bytes that each thread reads to measure memory: more than its share of any cache.
+const THREAD_BYTES: usize = 64 << 20;
 
-/// A buffer far larger than the caches, to measure how fast main memory is read.
-pub struct Memory(Vec<u64>);
+/// A buffer larger than the caches, to measure how fast main memory is read.
+pub struct Memory(MmapMut);
 
 impl Memory {
-    /// Takes the memory: 512 MiB.
-    #[allow(clippy::new_without_default, reason = "half a gigabyte is no default")]
-    pub fn new() -> Memory {
+    /// Bytes that [`Memory::new`] takes: 64 MiB for each thread, but 128 MiB at least and 512 MiB at most.
+    pub fn bytes(cpu: &Cpu) -> usize {
+        (THREAD_BYTES * cpu.n_threads()).clamp(128 << 20, 512 << 20)
+    }
+
+    /// Takes the memory, in large pages where the system has them, as weights are held.
+    ///
+    /// # Errors
+    /// When the system refuses the memory.
+    pub fn new(cpu: &Cpu) -> Result<Memory, Error> {
+        let n_bytes = Memory::bytes(cpu);
+        let out_of_memory = |_| Error::OutOfMemory { what: "measuring the memory".into(), bytes: n_bytes as u64 };
+        let mut memory = MmapMut::map_anon(n_bytes).map_err(out_of_memory)?;
+        #[cfg(target_os = "linux")]
+        // A wish: where the system has no large pages to give, small ones do.
+        let _ = memory.advise(memmap2::Advice::HugePage);
         // Written, so that the pages are real and distinct.
-        Memory((0..READ_BYTES as u64 / 8).collect())
+        let all = SharedMut::new(&mut memory);
+        // SAFETY: each task has a piece of its own.
+        cpu.pool.run(n_bytes / PIECE, &|i| unsafe { all.slice(i * PIECE, PIECE) }.fill(1));
+        Ok(Memory(memory))
     }
 
     /// Read bandwidth with all of the back-end's threads, in bytes a second: the best of `repeats` passes, each thread
     /// reading pieces in order.
     pub fn read_bandwidth(&self, cpu: &Cpu, repeats: usize) -> f64 {
-        const PIECE: usize = 1 << 20;
-        let pieces: Vec<&[u64]> = self.0.chunks(PIECE / 8).collect();
+        let pieces: Vec<&[u8]> = self.0.chunks(PIECE).collect();
         let mut best = f64::INFINITY;
         for _ in 0..repeats.max(1) {
             let start = Instant::now();
@@ -31,11 +49,14 @@ impl Memory {
             });
             best = best.min(start.elapsed().as_secs_f64());
         }
-        READ_BYTES as f64 / best
+        self.0.len() as f64 / best
     }
 }
 
-struct Sum<'a>(&'a [u64]);
+/// Bytes of a task, of which the buffer has a whole number.
+const PIECE: usize = 1 << 20;
+
+struct Sum<'a>(&'a [u8]);
 
 impl Kernel for Sum<'_> {
     type Output = i32;
@@ -43,10 +64,10 @@ impl Kernel for Sum<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> i32 {
         let mut sums = [s.splat(0); 8];
-        for piece in self.0.chunks_exact(4 * S::LANES) {
+        for piece in self.0.chunks_exact(8 * 4 * S::LANES) {
             for (i, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: eight vectors of lanes of half a u64.
-                *sum = s.or(*sum, unsafe { s.load(piece.as_ptr().cast::<u8>().add(4 * S::LANES * i)) });
+                // SAFETY: eight vectors of lanes of four bytes.
+                *sum = s.or(*sum, unsafe { s.load(piece.as_ptr().add(4 * S::LANES * i)) });
             }
         }
         let total = sums.into_iter().reduce(|a, b| s.or(a, b)).expect("eight sums");

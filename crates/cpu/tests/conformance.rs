@@ -2,7 +2,7 @@
 
 use puna_backend::{Backend, Batch, KvFormat, KvShape, MatrixSource, PAGE_LEN, Span, conformance};
 use puna_cpu::{Cpu, Instructions};
-use puna_format::FORMATS;
+use puna_format::{FORMATS, Format};
 use std::sync::Arc;
 
 /// Another seed each run; it is printed, and a failure shows it.
@@ -128,6 +128,23 @@ fn attention_is_the_same_bits_on_any_number_of_threads() {
             }
         }
     }
+}
+
+/// What one clone copies is not there for another; another budget is another's.
+#[test]
+fn clones_share_their_budget() {
+    let format = Format::Q8_0;
+    let n_bytes = 32 * format.row_bytes(64).expect("whole blocks");
+    let source = MatrixSource::whole("w", format, 32, 64, Arc::new(vec![0; n_bytes]));
+    let cpu = Cpu::new(1).with_budget(n_bytes as u64 + 1);
+    let clone = cpu.clone();
+    let _first = clone.matrix(source.clone()).expect("a matrix");
+    assert_eq!((cpu.budget(), clone.budget()), (1, 1));
+    let _second = cpu.matrix(source.clone()).expect("a matrix");
+    assert_eq!(cpu.budget(), 1, "the second is read in place");
+    let other = cpu.clone().with_budget(n_bytes as u64);
+    let _third = other.matrix(source).expect("a matrix");
+    assert_eq!((cpu.budget(), other.budget()), (1, 0));
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub struct Engine {
     context: usize,
     chunk: usize,
     logits: Vec<f32>,
+    bytes_read: u64,
 }
 
 /// A sequence of tokens and where its keys and values are. Give it back to its engine with [`Engine::release`].
@@ -36,7 +37,7 @@ impl Engine {
     pub fn new(model: Box<dyn Model>, context: usize) -> Engine {
         let pages = Pages::new(model.kv_shape().n_pages);
         let chunk = model.max_batch();
-        Engine { model, pages, context, chunk, logits: Vec::new() }
+        Engine { model, pages, context, chunk, logits: Vec::new(), bytes_read: 0 }
     }
 
     /// The model.
@@ -47,6 +48,12 @@ impl Engine {
     /// Tokens that a sequence may have.
     pub fn context(&self) -> usize {
         self.context
+    }
+
+    /// Bytes that all forward passes so far had to read, once each: the weights, however many tokens there were, and the
+    /// keys and values of the sequences. (A pass without logits is counted as if it read the output matrix.)
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
     }
 
     /// Computes prompts in chunks of at most this many tokens; the answers are the same whatever it is.
@@ -155,7 +162,7 @@ impl Engine {
         }
         let spans: Vec<Span> = sequences.iter().map(|s| Span { start: s.ids.len(), len: 1, pages: &s.pages }).collect();
         let outputs: Vec<usize> = (0..ids.len()).collect();
-        self.model.forward(&Batch { ids, spans: &spans, outputs: &outputs }, &mut self.logits)?;
+        self.pass(&Batch { ids, spans: &spans, outputs: &outputs })?;
         self.check_finite(spans.iter().map(|span| span.start))?;
         for (sequence, id) in sequences.iter_mut().zip(ids) {
             sequence.ids.push(*id);
@@ -212,8 +219,17 @@ impl Engine {
     fn forward_unchecked(&mut self, sequence: &mut Sequence, ids: &[u32], outputs: &[usize]) -> Result<(), Error> {
         self.reserve(sequence, ids.len())?;
         let span = Span { start: sequence.ids.len(), len: ids.len(), pages: &sequence.pages };
-        self.model.forward(&Batch { ids, spans: &[span], outputs }, &mut self.logits)?;
+        self.pass(&Batch { ids, spans: &[span], outputs })?;
         sequence.ids.extend_from_slice(ids);
+        Ok(())
+    }
+
+    /// One forward pass; the logits are then in `self.logits`.
+    fn pass(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
+        self.model.forward(batch, &mut self.logits)?;
+        let kv_shape = self.model.kv_shape();
+        let kv_bytes: u64 = batch.spans.iter().map(|span| kv_shape.bytes_at(span.start + span.len)).sum();
+        self.bytes_read += self.model.bytes_per_token() + kv_bytes;
         Ok(())
     }
 

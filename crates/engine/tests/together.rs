@@ -99,3 +99,22 @@ fn all_or_nothing() {
     assert!(matches!(error, Error::TooLong { found: 201, context: 200 }), "{error}");
     assert!(matches!(engine.decode_together(&mut [], &[]), Err(Error::Empty)));
 }
+
+/// Weights once a pass, and every sequence's own pages.
+#[test]
+fn bytes_read_are_counted() {
+    let mut engine = engine("Q8_0", KvFormat::F16, 2048);
+    let weights = engine.model().bytes_per_token();
+    let page = engine.model().kv_shape().page_bytes() as u64;
+    assert_eq!(engine.bytes_read(), 0);
+    // Chunks of 64, so three passes.
+    let mut long = prefilled(&mut engine, 0, 150);
+    assert_eq!(engine.bytes_read(), 3 * weights + (1 + 2 + 3) * page);
+    let mut short = prefilled(&mut engine, 1, 10);
+    let before = engine.bytes_read();
+    engine.decode(&mut short, 1).unwrap();
+    assert_eq!(engine.bytes_read() - before, weights + page);
+    let before = engine.bytes_read();
+    engine.decode_together(&mut [&mut long, &mut short], &[1, 2]).unwrap();
+    assert_eq!(engine.bytes_read() - before, weights + 4 * page);
+}

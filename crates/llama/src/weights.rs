@@ -54,13 +54,13 @@ pub(crate) struct Weights<B: Backend> {
 }
 
 impl<B: Backend> Weights<B> {
-    /// Takes all tensors; `progress(bytes taken, bytes in all)` is called after each.
+    /// Takes all tensors; `progress(bytes taken, bytes in all)` is called before each, and at the end.
     pub fn load(backend: &B, checkpoint: &Checkpoint, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, Error> {
         let (total, mut done) = (checkpoint.tensor_bytes(), 0);
         let mut take = |name: Name| {
             let tensor = checkpoint.tensor(name).ok_or(Error::Missing(name))?;
-            done += tensor.n_bytes();
             progress(done, total);
+            done += tensor.n_bytes();
             Ok::<_, Error>(tensor)
         };
         let mut layer = |layer: usize| {
@@ -80,12 +80,14 @@ impl<B: Backend> Weights<B> {
         let config: &Config = &checkpoint.config;
         let layers = (0..config.n_layers).map(&mut layer).collect::<Result<_, _>>()?;
         let embedding = take(Name::TokenEmbedding)?;
-        Ok(Weights {
+        let weights = Weights {
             embedding: backend.table(source(embedding))?,
             layers,
             output_norm: backend.vector(&take(Name::OutputNorm)?.to_f32())?,
             output: backend.matrix(source(if config.tied_embeddings { embedding } else { take(Name::Output)? }))?,
-        })
+        };
+        progress(total, total);
+        Ok(weights)
     }
 }
 

@@ -2,12 +2,13 @@
 
 mod speculation;
 
-use crate::model::ModelArgs;
+use crate::machine::{PASSES, Reading};
+use crate::model::{Loaded, Loading, ModelArgs, Wanted};
 use crate::show;
 use anyhow::{Result, bail};
 use puna_cpu::measure;
 use puna_engine::{Engine, Sequence};
-use puna_llama::{KvShape, operations};
+use puna_llama::operations;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::PathBuf;
@@ -70,8 +71,10 @@ pub fn run(args: Args) -> Result<()> {
     }
     let checkpoint = args.model.open()?;
     let wanted = depth.saturating_add(prompt_tokens.max(tokens));
-    let mut engine = args.model.engine(&checkpoint, Some(wanted))?;
-    let cpu = args.model.cpu();
+    let mut machine = args.model.machine();
+    let Loaded { model, context, loading } = args.model.load(&mut machine, &checkpoint, Wanted::Exactly(wanted))?;
+    let mut engine = Engine::new(model, context);
+    let cpu = machine.cpu();
     // Any tokens will do: no sum depends on their values, and no two neighbours are alike.
     let vocab_size = engine.model().config().vocab_size as u64;
     let ids: Vec<u32> = (0..wanted as u64).map(|i| (i * 7919 % vocab_size) as u32).collect();
@@ -85,8 +88,9 @@ pub fn run(args: Args) -> Result<()> {
             true
         })?;
     }
-    let memory = measure::Memory::new();
+    let memory = measure::Memory::new(cpu)?;
     let (mut prefill, mut decode, mut bandwidth, mut peak) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut decode_bytes = 0;
     for repeat in 0..=n_repeats {
         let mut seconds = [0.0; 2];
         if prompt_tokens > 0 {
@@ -97,26 +101,27 @@ pub fn run(args: Args) -> Result<()> {
             bar.inc(prompt_tokens as u64);
         }
         if tokens > 0 {
-            let start = Instant::now();
+            let (start, read_before) = (Instant::now(), engine.bytes_read());
             for id in &ids[depth..depth + tokens] {
                 engine.decode(&mut sequence, *id)?;
                 bar.inc(1);
             }
             seconds[1] = start.elapsed().as_secs_f64();
+            decode_bytes = engine.bytes_read() - read_before;
             engine.truncate(&mut sequence, depth);
         }
         // The first brings the files into memory and the processor up to speed.
         if repeat > 0 {
             prefill.push(prompt_tokens as f64 / seconds[0]);
             decode.push(tokens as f64 / seconds[1]);
-            bandwidth.push(memory.read_bandwidth(&cpu, 3));
-            peak.push(measure::f32_peak(&cpu, 3));
+            bandwidth.push(memory.read_bandwidth(cpu, PASSES));
+            peak.push(measure::f32_peak(cpu, PASSES));
         }
     }
     bar.finish_and_clear();
     let limits = Limits { bandwidth: median(&mut bandwidth), peak: median(&mut peak) };
     let prefill = (prompt_tokens > 0).then(|| Prefill::new(&engine, depth, prompt_tokens, prefill));
-    let decode = (tokens > 0).then(|| Decode::new(&engine, depth, tokens, decode));
+    let decode = (tokens > 0).then(|| Decode::new(&engine, tokens, decode_bytes, decode));
     let mut out = std::io::stdout().lock();
     if args.json {
         let object = json!({
@@ -124,6 +129,7 @@ pub fn run(args: Args) -> Result<()> {
             "machine": engine.model().describe(),
             "depth": depth,
             "repeats": n_repeats,
+            "loading": loading_json(&loading),
             "weight_bytes_per_token": engine.model().bytes_per_token(),
             "read_bandwidth": limits.bandwidth,
             "f32_peak": limits.peak,
@@ -134,6 +140,7 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     writeln!(out, "{} · {}", args.model.model.display(), engine.model().describe())?;
+    writeln!(out, "{}", loading_line(&loading))?;
     writeln!(
         out,
         "machine  reads {:.1} GB/s, computes {:.0} GFLOP/s in f32",
@@ -151,15 +158,18 @@ pub fn run(args: Args) -> Result<()> {
         )?;
     }
     if let Some(d) = &decode {
-        writeln!(
-            out,
-            "decode   {tokens} tokens{at}: {} · {:.1} GB/s, {:.0} % of the bandwidth",
-            d.rate,
-            d.bytes_per_second() / 1e9,
-            100.0 * d.bytes_per_second() / limits.bandwidth
-        )?;
+        writeln!(out, "decode   {tokens} tokens{at}: {} · {}", d.rate, d.reading(&limits))?;
     }
     Ok(())
+}
+
+fn loading_line(loading: &Loading) -> String {
+    let Loading { seconds, bytes, repacked_bytes } = loading;
+    format!("loading  {} in {seconds:.1} s, {} repacked", show::bytes(*bytes), show::bytes(*repacked_bytes))
+}
+
+fn loading_json(loading: &Loading) -> Value {
+    json!({ "seconds": loading.seconds, "bytes": loading.bytes, "repacked_bytes": loading.repacked_bytes })
 }
 
 /// What the machine can do at best, a second.
@@ -234,28 +244,26 @@ struct Decode {
 }
 
 impl Decode {
-    fn new(engine: &Engine, depth: usize, tokens: usize, rates: Vec<f64>) -> Decode {
-        let kv: &KvShape = engine.model().kv_shape();
-        Decode {
-            tokens,
-            rate: Rate::new(rates),
-            weight_bytes: engine.model().bytes_per_token() as f64,
-            kv_bytes: kv.bytes_at(depth + tokens / 2) as f64,
-        }
+    /// Of `tokens` that read so many bytes.
+    fn new(engine: &Engine, tokens: usize, bytes: u64, rates: Vec<f64>) -> Decode {
+        let weight_bytes = engine.model().bytes_per_token() as f64;
+        Decode { tokens, rate: Rate::new(rates), weight_bytes, kv_bytes: bytes as f64 / tokens as f64 - weight_bytes }
     }
 
-    fn bytes_per_second(&self) -> f64 {
-        (self.weight_bytes + self.kv_bytes) * self.rate.median
+    fn reading(&self, limits: &Limits) -> Reading {
+        let bytes_per_second = (self.weight_bytes + self.kv_bytes) * self.rate.median;
+        Reading { bytes_per_second, bandwidth: Some(limits.bandwidth) }
     }
 
     fn json(&self, limits: &Limits) -> Value {
+        let reading = self.reading(limits);
         json!({
             "tokens": self.tokens,
             "tokens_per_second": self.rate.json(),
             "kv_bytes_per_token": self.kv_bytes,
-            "bytes_per_second": self.bytes_per_second(),
+            "bytes_per_second": reading.bytes_per_second,
             "weight_bytes_per_second": self.weight_bytes * self.rate.median,
-            "share_of_bandwidth": self.bytes_per_second() / limits.bandwidth,
+            "share_of_bandwidth": reading.share(),
         })
     }
 }

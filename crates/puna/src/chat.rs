@@ -1,9 +1,9 @@
 //! The interactive chat of `puna run`.
 
 use crate::chat_format::read_conversation;
-use crate::model::decode_figures;
+use crate::machine::Machine;
 use crate::prompt::ChatFormat;
-use crate::run::stream;
+use crate::run::{decode_figures, stream};
 use crate::show;
 use crate::speculate::draft_figures;
 use anyhow::{Context, Result, bail};
@@ -35,7 +35,13 @@ Type a message and press Enter. Begin with \"\"\" for several lines, and end wit
 Ctrl-C stops an answer and keeps the chat; what was said so far stays in it.";
 
 /// Talks until the person leaves.
-pub fn run(session: Session, format: ChatFormat, conversation: Conversation, options: Options) -> Result<()> {
+pub fn run(
+    session: Session,
+    machine: Machine,
+    format: ChatFormat,
+    conversation: Conversation,
+    options: Options,
+) -> Result<()> {
     let interrupted = Arc::new(AtomicBool::new(false));
     // A second Ctrl-C, while the first waits for a long prompt's next chunk, ends the program.
     signal_hook::flag::register_conditional_shutdown(SIGINT, 130, interrupted.clone())?;
@@ -46,7 +52,7 @@ pub fn run(session: Session, format: ChatFormat, conversation: Conversation, opt
         session.engine().context(),
         format.describe()
     );
-    let mut chat = Chat { session, format, conversation, options, interrupted };
+    let mut chat = Chat { session, machine, format, conversation, options, interrupted };
     let config = Config::builder().max_history_size(1000)?.auto_add_history(true).build();
     let mut editor: Editor<(), FileHistory> = Editor::with_config(config)?;
     let history = history_file();
@@ -104,6 +110,7 @@ enum Next {
 
 struct Chat {
     session: Session,
+    machine: Machine,
     format: ChatFormat,
     conversation: Conversation,
     options: Options,
@@ -191,9 +198,9 @@ impl Chat {
         let answer = answer?;
         let used = answer.prompt_tokens + answer.ids.len();
         note(&format!(
-            "{} tokens, {} · context {used} of {}{}{}",
+            "{} tokens{} · context {used} of {}{}{}",
             answer.ids.len(),
-            decode_figures(self.session.engine().model(), &answer.timings),
+            decode_figures(&answer.timings, self.machine.reading(&answer.timings).as_ref()),
             self.session.engine().context(),
             draft_figures(&answer),
             match answer.finish_reason {

@@ -1,6 +1,7 @@
 //! `puna inspect`: what a model is, and what it needs.
 
-use crate::model::{MAX_BATCH, available_memory};
+use crate::machine::available_memory;
+use crate::model::MAX_BATCH;
 use crate::show;
 use anyhow::{Result, bail};
 use puna_checkpoint::{Checkpoint, Config, Layout, RopePairing, RopeScaling, TokenizerSource};

@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod chat_format;
 mod inspect;
+mod machine;
 mod model;
 mod prompt;
 mod run;

@@ -1,5 +1,6 @@
 //! From the command line's MODEL to a session: files, memory, back-end, tokenizer.
 
+use crate::machine::Machine;
 use crate::show;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -7,9 +8,10 @@ use puna_checkpoint::{Checkpoint, Config};
 use puna_cpu::{Cpu, Instructions};
 use puna_engine::Engine;
 use puna_llama::{KvFormat, Llama, LoadOptions, Model, PAGE_LEN, kv_shape};
-use puna_session::{Session, Timings};
+use puna_session::Session;
 use puna_text::Tokenizer;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Tokens of one forward pass: enough that each weight's unpacking is paid by many.
 pub const MAX_BATCH: usize = 512;
@@ -59,6 +61,31 @@ impl From<Kv> for KvFormat {
     }
 }
 
+/// Tokens that a model's cache is to hold, where the command line does not say.
+#[derive(Clone, Copy)]
+pub enum Wanted {
+    /// So many, or an error.
+    Exactly(usize),
+    /// So many, or a half, a quarter … if memory is short.
+    AtMost(usize),
+}
+
+/// A loaded model, and the context to run it with.
+pub struct Loaded {
+    pub model: Box<dyn Model>,
+    pub context: usize,
+    pub loading: Loading,
+}
+
+/// What loading took.
+pub struct Loading {
+    pub seconds: f64,
+    /// Bytes of all weights.
+    pub bytes: u64,
+    /// Bytes of their copies in an order that is faster to read.
+    pub repacked_bytes: u64,
+}
+
 impl ModelArgs {
     /// Another model, held in the same way; its context is for the caller to say.
     pub fn with_model(&self, model: &Path) -> ModelArgs {
@@ -76,23 +103,23 @@ impl ModelArgs {
         Ok(puna_checkpoint::open(&self.model)?)
     }
 
-    /// The back-end that will compute.
-    pub fn cpu(&self) -> Cpu {
+    /// The machine that will compute.
+    pub fn machine(&self) -> Machine {
         let cpu = Cpu::new(self.threads.map_or_else(Cpu::default_threads, usize::from));
-        cpu.with_instructions(self.instructions.unwrap_or_else(Instructions::best))
+        Machine::new(cpu.with_instructions(self.instructions.unwrap_or_else(Instructions::best)))
     }
 
     /// The context to run with: what was asked for, if the model and the memory allow it.
-    fn context(&self, config: &Config, wanted: Option<usize>) -> Result<usize> {
-        let available = available_memory();
+    fn context(&self, machine: &Machine, config: &Config, wanted: Wanted) -> Result<usize> {
+        let available = machine.available();
         let bytes_at = |context| kv_shape(config, self.kv.into(), context).bytes_at(context);
-        match self.context.or(wanted) {
-            Some(0) => bail!("context: expected at least 1 token, found 0"),
-            Some(context) if context > config.context_length => bail!(
+        match self.context.map_or(wanted, Wanted::Exactly) {
+            Wanted::Exactly(0) => bail!("context: expected at least 1 token, found 0"),
+            Wanted::Exactly(context) if context > config.context_length => bail!(
                 "context: expected at most {} tokens, what the model was trained for, found {context}",
                 config.context_length
             ),
-            Some(context) => {
+            Wanted::Exactly(context) => {
                 let needed = bytes_at(context);
                 if let Some(available) = available.filter(|available| needed > *available) {
                     bail!(
@@ -105,34 +132,39 @@ impl ModelArgs {
                 Ok(context)
             }
             // Half of the memory at most: the weights want to stay in the other half.
-            None => {
+            Wanted::AtMost(limit) => {
                 let fits = |context: &usize| available.is_none_or(|available| bytes_at(*context) <= available / 2);
-                let halves = std::iter::successors(Some(config.context_length), |context| Some(context / 2));
-                Ok(halves.take_while(|context| *context > PAGE_LEN).find(fits).unwrap_or(PAGE_LEN))
+                let halves = std::iter::successors(Some(limit), |context| Some(context / 2));
+                let found = halves.take_while(|context| *context > PAGE_LEN).find(fits);
+                Ok(found.unwrap_or(limit.min(PAGE_LEN)))
             }
         }
     }
 
     /// Loads the model; `wanted` is the context where the command line asks for none.
-    pub fn engine(&self, checkpoint: &Checkpoint, wanted: Option<usize>) -> Result<Engine> {
-        let (model, context) = self.load(checkpoint, wanted)?;
+    pub fn engine(&self, machine: &mut Machine, checkpoint: &Checkpoint, wanted: Wanted) -> Result<Engine> {
+        let Loaded { model, context, .. } = self.load(machine, checkpoint, wanted)?;
         Ok(Engine::new(model, context))
     }
 
-    /// The same, before there is an engine: the model and the context to run it with.
-    pub fn load(&self, checkpoint: &Checkpoint, wanted: Option<usize>) -> Result<(Box<dyn Model>, usize)> {
-        let context = self.context(&checkpoint.config, wanted)?;
+    /// The same, before there is an engine.
+    pub fn load(&self, machine: &mut Machine, checkpoint: &Checkpoint, wanted: Wanted) -> Result<Loaded> {
+        let context = self.context(machine, &checkpoint.config, wanted)?;
         let options = LoadOptions { kv_format: self.kv.into(), cache_tokens: context, max_batch: MAX_BATCH };
-        let bar = show::byte_bar("loading", checkpoint.tensor_bytes());
         // A copy of the weights that is faster to read takes their place in memory, as far as there is room beside the
-        // keys and values; of a larger model the first layers are copied, and the rest comes from the file each time.
-        let kv_bytes = kv_shape(&checkpoint.config, self.kv.into(), context).bytes_at(context);
-        let room = available_memory().map_or(u64::MAX, |available| available.saturating_sub(kv_bytes + HEADROOM));
-        let model =
-            Llama::load(self.cpu().with_budget(room), checkpoint, options, &mut |done, _| bar.set_position(done))
-                .with_context(|| self.model.display().to_string())?;
+        // keys and values of all models; of a larger model the first layers are copied, and the rest comes from the file
+        // each time.
+        machine.promise(kv_shape(&checkpoint.config, self.kv.into(), context).bytes_at(context));
+        let room = machine.available().map_or(u64::MAX, |available| available.saturating_sub(HEADROOM));
+        let cpu = machine.cpu().clone().with_budget(room);
+        let (start, bytes) = (Instant::now(), checkpoint.tensor_bytes());
+        let bar = show::byte_bar("loading", bytes);
+        let model = Llama::load(cpu.clone(), checkpoint, options, &mut |done, _| bar.set_position(done))
+            .with_context(|| self.model.display().to_string())?;
         bar.finish_and_clear();
-        Ok((Box::new(model), context))
+        let seconds = start.elapsed().as_secs_f64();
+        let loading = Loading { seconds, bytes, repacked_bytes: room - cpu.budget() };
+        Ok(Loaded { model: Box::new(model), context, loading })
     }
 
     /// The model's tokenizer.
@@ -141,24 +173,11 @@ impl ModelArgs {
     }
 
     /// A session with the model.
-    pub fn session(&self, checkpoint: &Checkpoint) -> Result<Session> {
+    pub fn session(&self, machine: &mut Machine, checkpoint: &Checkpoint) -> Result<Session> {
         let tokenizer = self.tokenizer(checkpoint)?;
         let mut stop_tokens = tokenizer.stop_tokens();
         stop_tokens.extend(&checkpoint.generation.eos);
-        Ok(Session::new(self.engine(checkpoint, None)?, tokenizer, stop_tokens))
+        let wanted = Wanted::AtMost(checkpoint.config.context_length);
+        Ok(Session::new(self.engine(machine, checkpoint, wanted)?, tokenizer, stop_tokens))
     }
-}
-
-/// Memory that can be had without pushing anything else out, in bytes, where the system tells.
-pub fn available_memory() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// Speed of decoding in the terms of its limit: tokens a second, and the bytes of weights that took.
-pub fn decode_figures(model: &dyn Model, timings: &Timings) -> String {
-    // A pass reads them once, whatever number of tokens it yields.
-    let bytes_per_second = timings.pass_rate() * model.bytes_per_token() as f64;
-    format!("{:.1} tokens/s, {:.1} GB/s of weights", timings.decode_rate(), bytes_per_second / 1e9)
 }

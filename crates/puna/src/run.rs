@@ -1,13 +1,14 @@
 //! `puna run`: answer a prompt, or hold a conversation.
 
 use crate::chat;
-use crate::model::{ModelArgs, decode_figures};
+use crate::machine::{Machine, Reading};
+use crate::model::ModelArgs;
 use crate::prompt::{ChatArgs, ChatFormat};
 use crate::sampling::SamplingArgs;
 use crate::speculate::{SpeculationArgs, draft_figures};
 use crate::{score, show};
 use anyhow::{Context, Result, bail};
-use puna_session::{Answer, Event, Options, Session};
+use puna_session::{Answer, Event, Options, Session, Timings};
 use puna_text::chat::{Conversation, Message};
 use serde_json::json;
 use std::io::{IsTerminal, Read, Write};
@@ -55,15 +56,16 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     args.speculation.check()?;
     let checkpoint = args.model.open()?;
-    let session = || -> Result<Session> {
-        let mut session = args.model.session(&checkpoint)?;
-        args.speculation.apply(&mut session, &args.model, &checkpoint)?;
+    let mut machine = args.model.machine();
+    let mut session = || -> Result<Session> {
+        let mut session = args.model.session(&mut machine, &checkpoint)?;
+        args.speculation.apply(&mut session, &mut machine, &args.model, &checkpoint)?;
         Ok(session)
     };
     let options = args.sampling.options(&checkpoint)?;
     if let Some(file) = &args.ids_file {
         let prompt = score::read_ids(file, &checkpoint.config)?;
-        return answer_once(&mut session()?, &prompt, &options, args.json);
+        return answer_once(&mut session()?, &machine, &prompt, &options, args.json);
     }
     let text = prompt_text(args.prompt)?;
     if args.raw {
@@ -72,7 +74,10 @@ pub fn run(args: Args) -> Result<()> {
         let mut session = session()?;
         let bos = session.tokenizer().bos();
         let prompt: Vec<u32> = bos.into_iter().chain(session.tokenizer().encode(&text)).collect();
-        return answer_once(&mut session, &prompt, &options, args.json);
+        return answer_once(&mut session, &machine, &prompt, &options, args.json);
+    }
+    if text.is_none() && args.json {
+        bail!("--json: expected a prompt as the second argument or on standard input, found a terminal");
     }
     if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
         bail!("the prompt is empty: expected a text as the second argument or on standard input");
@@ -85,12 +90,9 @@ pub fn run(args: Args) -> Result<()> {
         Some(text) => {
             conversation.messages.push(Message::user(text));
             let prompt = format.write(&conversation)?.encode(session.tokenizer())?;
-            answer_once(&mut session, &prompt, &options, args.json)
+            answer_once(&mut session, &machine, &prompt, &options, args.json)
         }
-        None if args.json => {
-            bail!("--json: expected a prompt as the second argument or on standard input, found a terminal")
-        }
-        None => chat::run(session, format, conversation, options),
+        None => chat::run(session, machine, format, conversation, options),
     }
 }
 
@@ -104,9 +106,10 @@ fn prompt_text(argument: Option<String>) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
-fn answer_once(session: &mut Session, prompt: &[u32], options: &Options, json: bool) -> Result<()> {
+fn answer_once(session: &mut Session, machine: &Machine, prompt: &[u32], options: &Options, json: bool) -> Result<()> {
     let answer = stream(session, prompt, options, !json, &AtomicBool::new(false))?;
     let t = &answer.timings;
+    let reading = machine.reading(t);
     if json {
         let object = json!({
             "ids": answer.ids,
@@ -119,6 +122,9 @@ fn answer_once(session: &mut Session, prompt: &[u32], options: &Options, json: b
                 "prefill_tokens_per_second": t.prefill_rate(),
                 "decode_seconds": t.decode.as_secs_f64(),
                 "decode_tokens_per_second": t.decode_rate(),
+                "decode_bytes_per_second": reading.as_ref().map(|reading| reading.bytes_per_second),
+                "read_bandwidth": reading.as_ref().and_then(|reading| reading.bandwidth),
+                "share_of_bandwidth": reading.as_ref().and_then(Reading::share),
                 "drafted_tokens": t.drafted,
                 "accepted_tokens": t.accepted,
                 "acceptance_rate": t.acceptance_rate(),
@@ -127,15 +133,20 @@ fn answer_once(session: &mut Session, prompt: &[u32], options: &Options, json: b
         writeln!(std::io::stdout(), "{object}")?;
     }
     eprintln!(
-        "{} · prompt {} tokens, {:.1} tokens/s · answer {} tokens, {}{}",
+        "{} · prompt {} tokens, {:.1} tokens/s · answer {} tokens{}{}",
         session.engine().model().describe(),
         answer.prompt_tokens,
         t.prefill_rate(),
         answer.ids.len(),
-        decode_figures(session.engine().model(), t),
+        decode_figures(t, reading.as_ref()),
         draft_figures(&answer),
     );
     Ok(())
+}
+
+/// How fast an answer's tokens came, to be put behind their number: nothing where none took a forward pass.
+pub fn decode_figures(timings: &Timings, reading: Option<&Reading>) -> String {
+    reading.map_or_else(String::new, |reading| format!(", {:.1} tokens/s · {reading}", timings.decode_rate()))
 }
 
 /// Answers a prompt, with a bar while it is computed; the answer goes to standard output as it comes, if `show`. Setting

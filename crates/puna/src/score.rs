@@ -1,6 +1,6 @@
 //! `puna score`: what a model thinks of given tokens.
 
-use crate::model::ModelArgs;
+use crate::model::{ModelArgs, Wanted};
 use crate::show;
 use anyhow::{Context, Result, bail};
 use puna_checkpoint::Config;
@@ -46,10 +46,12 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let checkpoint = args.model.open()?;
+    let mut machine = args.model.machine();
     let logprobs = match (&args.ids_file, &args.text_file) {
         (Some(file), _) => {
             let ids = read_ids(file, &checkpoint.config)?;
-            let mut engine = args.model.engine(&checkpoint, Some(ids.len().min(checkpoint.config.context_length)))?;
+            let wanted = Wanted::Exactly(ids.len().min(checkpoint.config.context_length));
+            let mut engine = args.model.engine(&mut machine, &checkpoint, wanted)?;
             args.chunk.inspect(|chunk| engine.set_chunk(*chunk));
             score_ids(&mut engine, &ids, args.logits.as_deref())?
         }
@@ -58,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
             let tokenizer = args.model.tokenizer(&checkpoint)?;
             let bos = tokenizer.bos().context("expected a begin-of-text token in the vocabulary, found none")?;
             let context = TEXT_CONTEXT.min(checkpoint.config.context_length);
-            let mut engine = args.model.engine(&checkpoint, Some(context))?;
+            let mut engine = args.model.engine(&mut machine, &checkpoint, Wanted::Exactly(context))?;
             args.chunk.inspect(|chunk| engine.set_chunk(*chunk));
             score_text(&mut engine, bos, &tokenizer.encode(&text)).with_context(|| file.display().to_string())?
         }

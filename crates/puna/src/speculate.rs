@@ -1,6 +1,7 @@
 //! Who guesses tokens ahead, on the command line.
 
-use crate::model::ModelArgs;
+use crate::machine::Machine;
+use crate::model::{ModelArgs, Wanted};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use puna_checkpoint::{Checkpoint, Config};
@@ -45,8 +46,14 @@ impl SpeculationArgs {
         Ok(())
     }
 
-    /// Sets a session's drafters; the draft model is loaded as the session's own was.
-    pub fn apply(&self, session: &mut Session, model: &ModelArgs, checkpoint: &Checkpoint) -> Result<()> {
+    /// Sets a session's drafters; the draft model is loaded as the session's own was, on the same machine.
+    pub fn apply(
+        &self,
+        session: &mut Session,
+        machine: &mut Machine,
+        model: &ModelArgs,
+        checkpoint: &Checkpoint,
+    ) -> Result<()> {
         let mut drafters: Vec<Box<dyn Drafter>> = Vec::new();
         if matches!(self.speculate, How::Auto | How::Lookup) {
             drafters.push(Box::new(PromptLookup::new()));
@@ -59,7 +66,7 @@ impl SpeculationArgs {
                 (&checkpoint.config, session.tokenizer(), &model.model),
                 (&draft.config, &tokenizer, path.as_path()),
             )?;
-            let engine = args.engine(&draft, Some(draft_context(&draft.config, session.engine().context())))?;
+            let engine = args.engine(machine, &draft, draft_context(&draft.config, session.engine().context()))?;
             drafters.push(Box::new(DraftModel::new(engine, session.engine().model().bytes_per_token())));
         }
         session.set_drafters(drafters);
@@ -68,8 +75,8 @@ impl SpeculationArgs {
 }
 
 /// The context of a draft model beside a model with this one: a shorter one only ends the guessing earlier.
-pub fn draft_context(draft: &Config, context: usize) -> usize {
-    context.min(draft.context_length)
+pub fn draft_context(draft: &Config, context: usize) -> Wanted {
+    Wanted::AtMost(context.min(draft.context_length))
 }
 
 /// What came of the guesses, to be put behind other figures: nothing where none were made.

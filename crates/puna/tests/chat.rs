@@ -36,6 +36,12 @@ struct Terminal {
 impl Terminal {
     /// Starts `puna run MODEL` with these arguments; what it remembers is kept beside the model.
     fn new(files: &Files, model: &Path, args: &[&str]) -> Terminal {
+        let fixed = ["run", text(model), "--temperature", "0", "--seed", "1", "--threads", "1"];
+        Terminal::of(files, &[&fixed, args].concat())
+    }
+
+    /// Starts `puna` with these arguments.
+    fn of(files: &Files, args: &[&str]) -> Terminal {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
@@ -43,9 +49,6 @@ impl Terminal {
         let screen = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
         let stdio = || Stdio::from(screen.try_clone().unwrap());
         let child = binary()
-            .arg("run")
-            .arg(model)
-            .args(["--temperature", "0", "--seed", "1", "--threads", "1"])
             .args(args)
             .env("TERM", "xterm")
             .env("HOME", files.path("home"))
@@ -174,7 +177,16 @@ fn a_conversation() {
     let mut chat = Terminal::new(&files, &model, &["--ignore-eos", "--max-tokens", "8"]);
     chat.until("context 512 tokens · chat format: Llama 3.1's");
     chat.until(PROMPT);
-    chat.replies("Hello", &["8 tokens, ", " tokens/s, ", "GB/s of weights · context ", "cut off: the limit of tokens"]);
+    chat.replies(
+        "Hello",
+        &[
+            "8 tokens, ",
+            " tokens/s · ",
+            " GB/s, ",
+            " % of what this memory gives · context ",
+            "cut off: the limit of tokens",
+        ],
+    );
     chat.replies("/show", &["temperature 0 · ", "seed 1 · max_tokens 8", "2 messages · context ", "of 512 tokens"]);
 
     chat.say("/set max_tokens 5");
@@ -293,4 +305,26 @@ fn answers_do_not_command_the_terminal() {
     let shown = terminal.end();
     assert!(shown.contains("␛␛␛\r\n"), "{}", shown.escape_debug());
     assert!(!shown.contains("\u{1b}\u{1b}"));
+}
+
+/// Whichever verb loads a model; where standard error is no terminal, other tests see that nothing is shown.
+#[test]
+fn loading_shows_its_bytes() {
+    let files = Files::new();
+    let model = files.model("m.gguf", "Q8_0");
+    let ids = files.write("ids.json", "[1, 2, 3]");
+    let model = text(&model);
+    for args in [
+        &["run", model, "Hello", "--max-tokens", "1"][..],
+        &["score", model, "--ids-file", text(&ids)],
+        &["bench", model, "-p", "1", "-n", "1", "--repeats", "1"],
+        &["bench", model, "--lookup", "-p", "4", "-n", "4", "--repeats", "1"],
+    ] {
+        let mut terminal = Terminal::of(&files, args);
+        terminal.until("loading ");
+        // Of 200 KiB in all, before the first tensor was taken.
+        let bar = terminal.until(" KiB ");
+        assert!(bar.contains(" 0 B/2"), "{args:?}: {bar}");
+        terminal.end();
+    }
 }

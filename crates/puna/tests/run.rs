@@ -37,9 +37,36 @@ fn the_fields_of_an_answer() {
     assert_eq!((&answer["completion_tokens"], &answer["finish_reason"]), (&9.into(), &"length".into()));
     assert!(answer["prompt_tokens"].as_u64().unwrap() > 5, "{answer}");
     assert!(!answer["text"].as_str().unwrap().is_empty());
+    let timings = &answer["timings"];
     for figure in ["prefill_seconds", "prefill_tokens_per_second", "decode_seconds", "decode_tokens_per_second"] {
-        assert!(number(&answer["timings"][figure]) > 0.0, "{figure}: {answer}");
+        assert!(number(&timings[figure]) > 0.0, "{figure}: {answer}");
     }
+    // Two pages of keys and values, beside the weights, for each of the eight tokens that were computed.
+    assert!((64..=120).contains(&answer["prompt_tokens"].as_u64().unwrap()), "{answer}");
+    let inspect = puna(&["inspect", text(&model), "--json"]).json();
+    let tensors = inspect["tensors"].as_array().unwrap();
+    let embedding = tensors.iter().find(|tensor| tensor["name"] == "token_embedding").unwrap();
+    let weights = number(&inspect["tensor_bytes"]) - number(&embedding["bytes"]);
+    let kv = 2.0 * number(&inspect["memory"][0]["kv"]["f16"]) / (CONTEXT / 64) as f64;
+    let read = number(&timings["decode_bytes_per_second"]);
+    let expected = 8.0 * (weights + kv) / number(&timings["decode_seconds"]);
+    assert!((read / expected - 1.0).abs() < 1e-9, "{read} {expected} {answer}");
+    let share = read / number(&timings["read_bandwidth"]);
+    assert!((number(&timings["share_of_bandwidth"]) / share - 1.0).abs() < 1e-9, "{answer}");
+}
+
+/// One token needs no pass after the prompt's, so there is no speed to tell.
+#[test]
+fn an_answer_of_one_token_has_no_speed() {
+    let files = Files::new();
+    let model = files.model("m.gguf", "Q8_0");
+    let args = ["Hello", "--temperature", "0", "--max-tokens", "1", "--ignore-eos"];
+    let timings = &answer(&model, &args)["timings"];
+    for figure in ["decode_bytes_per_second", "read_bandwidth", "share_of_bandwidth"] {
+        assert_eq!(timings[figure], Value::Null, "{figure}: {timings}");
+    }
+    let shown = puna(&[&["run", text(&model)], &args[..]].concat()).succeeded();
+    assert!(shown.stderr.ends_with("answer 1 tokens\n"), "{shown}");
 }
 
 #[test]
@@ -102,6 +129,31 @@ fn speculation_changes_no_answer() {
     let shown = puna(&[&["run", &model, "Hello", "--ignore-eos", "--draft", &draft], &rest[..]].concat()).succeeded();
     assert_eq!(shown.stderr.lines().count(), 1, "{shown}");
     assert!(shown.stderr.contains(" drafted tokens accepted, "), "{shown}");
+}
+
+/// Two pools' threads would wait for work at the same time, on the same cores.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_draft_model_computes_on_the_same_threads() {
+    let files = Files::new();
+    let shape = model::SHAPE.replace("512", "65536");
+    let model = files.model_of(&shape, "m.gguf", "Q8_0");
+    let draft = files.model_of(&shape, "draft.gguf", "Q4_0");
+    let mut child = binary()
+        .args(["run", text(&model), "Hello", "--draft", text(&draft), "--threads", "3", "--ignore-eos"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0]).unwrap();
+    let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+    let workers: Vec<String> = names.filter(|name| name.starts_with("puna-cpu")).collect();
+    drop(stdout);
+    assert_eq!(model::wait(&mut child, "puna run"), Some(0));
+    assert_eq!(workers.len(), 2, "beside the main thread: {workers:?}");
 }
 
 #[test]
@@ -171,7 +223,9 @@ fn answers_go_to_standard_output_and_figures_to_standard_error() {
     let text = answer(&model, &args)["text"].as_str().unwrap().to_owned();
     assert_eq!(shown.stdout, format!("{text}\n"));
     assert_eq!(shown.stderr.lines().count(), 1, "{shown}");
-    for figure in ["prompt ", " tokens/s", "answer 8 tokens", "GB/s of weights"] {
+    for figure in
+        ["prompt ", " tokens/s", "answer 8 tokens, ", " tokens/s · ", " GB/s, ", " % of what this memory gives"]
+    {
         assert!(shown.stderr.contains(figure), "{shown}");
     }
 }
@@ -367,6 +421,12 @@ fn bench_measures() {
     for figure in ["weight_bytes_per_token", "read_bandwidth", "f32_peak"] {
         assert!(number(&measured[figure]) > 0.0, "{figure}: {measured}");
     }
+    let loading = &measured["loading"];
+    assert!(number(&loading["seconds"]) > 0.0, "{measured}");
+    assert_eq!(loading["bytes"], puna(&["inspect", text(&model), "--json"]).json()["tensor_bytes"]);
+    // All matrices but the embedding, whose numbers of rows are multiples of 16: 34 bytes for 32 weights.
+    let parameters = 1024 * 64 + 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64);
+    assert_eq!(loading["repacked_bytes"], parameters / 32 * 34);
     let phases: [(&str, u64, &[&str]); 2] = [
         ("prefill", 8, &["flops", "share_of_f32_peak"]),
         ("decode", 4, &["kv_bytes_per_token", "bytes_per_second", "weight_bytes_per_second", "share_of_bandwidth"]),
@@ -383,7 +443,14 @@ fn bench_measures() {
     let decode = bench(&["-p", "0", "-n", "2", "--json"]).json();
     assert_eq!((&decode["prefill"], &decode["decode"]["tokens"]), (&Value::Null, &2.into()));
     let shown = bench(&["-p", "2", "-n", "2"]).succeeded();
-    assert_eq!(shown.stdout.lines().count(), 4, "{shown}");
+    assert_eq!(shown.stdout.lines().count(), 5, "{shown}");
+    for figure in ["\nloading  ", " KiB repacked\n", " GB/s, ", " % of what this memory gives\n"] {
+        assert!(shown.stdout.contains(figure), "{figure}: {shown}");
+    }
+    // Floats are read where they lie.
+    let floats = files.model("floats.gguf", "F16");
+    let measured = puna(&["bench", text(&floats), "--repeats", "1", "-p", "0", "-n", "2", "--json"]).json();
+    assert_eq!(measured["loading"]["repacked_bytes"], 0);
 }
 
 #[test]
@@ -411,7 +478,7 @@ fn bench_measures_speculation() {
     assert!(rate(&all).is_none_or(|rate| rate == 1.0), "{all}");
     assert!(rate(&none).is_none_or(|rate| rate < 0.5), "{none}");
     let shown = bench(&["--lookup", "-p", "40", "-n", "60"]).succeeded();
-    assert_eq!(shown.stdout.lines().count(), 3, "{shown}");
+    assert_eq!(shown.stdout.lines().count(), 4, "{shown}");
     assert!(shown.stdout.contains(" × plain · "), "{shown}");
 
     bench(&["--lookup", "-n", "0"]).refused(&["-p and -n: expected both above 0", "512 and 0"]);

@@ -77,6 +77,8 @@ pub struct Timings {
     pub decode_tokens: usize,
     /// Forward passes that took: as many as tokens without speculation, fewer with it.
     pub decode_passes: usize,
+    /// Bytes of weights and cache that these passes read, and those of a draft model.
+    pub decode_bytes: u64,
     /// From then to the end.
     pub decode: Duration,
     /// Guesses at the answer's tokens that were checked.
@@ -88,17 +90,17 @@ pub struct Timings {
 impl Timings {
     /// Prompt tokens a second.
     pub fn prefill_rate(&self) -> f64 {
-        rate(self.prefill_tokens, self.prefill)
+        rate(self.prefill_tokens as f64, self.prefill)
     }
 
     /// Generated tokens a second.
     pub fn decode_rate(&self) -> f64 {
-        rate(self.decode_tokens, self.decode)
+        rate(self.decode_tokens as f64, self.decode)
     }
 
-    /// Forward passes a second while generating: each reads all weights once.
-    pub fn pass_rate(&self) -> f64 {
-        rate(self.decode_passes, self.decode)
+    /// Bytes of weights and cache read a second while generating. A pass reads them once, however many tokens it yields.
+    pub fn decode_bandwidth(&self) -> f64 {
+        rate(self.decode_bytes as f64, self.decode)
     }
 
     /// The share of the guesses that were right; none where nothing was guessed.
@@ -107,8 +109,8 @@ impl Timings {
     }
 }
 
-fn rate(n: usize, time: Duration) -> f64 {
-    if time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
+fn rate(n: f64, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { n / time.as_secs_f64() }
 }
 
 impl Session {
@@ -139,6 +141,11 @@ impl Session {
     /// The engine, to be used directly.
     pub fn engine_mut(&mut self) -> &mut Engine {
         &mut self.engine
+    }
+
+    /// Bytes of weights and cache that the model and its drafters have read so far.
+    fn bytes_read(&self) -> u64 {
+        self.engine.bytes_read() + self.speculator.as_ref().map_or(0, Speculator::bytes_read)
     }
 
     /// Answers a prompt of token ids. `on_event` is told of everything as it happens, and ends the answer by
@@ -179,7 +186,7 @@ impl Session {
         }
         let mut decoder = self.tokenizer.decoder().show_specials(options.ignore_end);
         let mut stops = StopStrings::new(&options.stop);
-        let decode_start = Instant::now();
+        let (decode_start, read_before) = (Instant::now(), self.bytes_read());
         let mut ended = false;
         while let Some(token) = generation.take() {
             answer.ids.push(token.id);
@@ -225,6 +232,7 @@ impl Session {
         answer.timings.decode_tokens = answer.ids.len().saturating_sub(1);
         answer.timings.decode_passes = generation.n_passes();
         answer.timings.decode = decode_start.elapsed();
+        answer.timings.decode_bytes = self.bytes_read() - read_before;
         if let Some(speculator) = &self.speculator {
             let counts = speculator.counts();
             (answer.timings.drafted, answer.timings.accepted) = (counts.drafted, counts.accepted);

@@ -207,7 +207,28 @@ fn guesses_are_counted_and_spare_passes() {
     assert!(t.drafted > 0 && t.accepted <= t.drafted, "{t:?}");
     assert_eq!(t.decode_passes + t.accepted, 199, "each right guess is a token more of a pass");
     assert_eq!(t.acceptance_rate(), Some(t.accepted as f64 / t.drafted as f64));
-    assert!(t.pass_rate() < t.decode_rate());
+    // Every pass reads the parrot's one byte of weights, and the pages up to its last token.
+    let shape = Parrot::new(TEXT, CONTEXT).shape;
+    let at = |n_tokens: usize| 1 + shape.bytes_at(prompt.len() + n_tokens);
+    assert_eq!(plain.decode_bytes, (1..=199).map(at).sum::<u64>());
+    let passes = t.decode_passes as u64;
+    assert!((passes * at(1)..=passes * at(199)).contains(&t.decode_bytes), "{t:?}");
+    assert!(t.decode_bytes < plain.decode_bytes, "{t:?}");
+}
+
+/// What a draft model reads takes memory's time as well.
+#[test]
+fn bytes_that_a_draft_model_reads_are_counted() {
+    let prompt: Vec<u32> = TEXT.bytes().map(u32::from).collect();
+    let parrot = Parrot::new(TEXT, CONTEXT);
+    let (shape, n_rows) = (parrot.shape, parrot.n_rows.clone());
+    let mut session = session(vec![Box::new(DraftModel::new(parrot.engine(), 20))]);
+    let t = ask(&mut session, &prompt, &Options { max_tokens: Some(100), ..greedy() }, usize::MAX).0.timings;
+    let passes = (t.decode_passes + n_rows.lock().unwrap().len()) as u64;
+    assert!(passes > t.decode_passes as u64, "the draft model was asked");
+    // The draft model's first pass begins with the text; all others are behind the prompt.
+    let [least, most] = [1, prompt.len() + 100].map(|n_tokens| 1 + shape.bytes_at(n_tokens));
+    assert!((passes * least..=passes * most).contains(&t.decode_bytes), "{t:?}");
 }
 
 /// A token is shown before anything behind it is computed, except by the pass that guessed it right.

@@ -67,4 +67,8 @@ impl Drafter for DraftModel {
         }
         Ok(())
     }
+
+    fn bytes_read(&self) -> u64 {
+        self.engine.bytes_read()
+    }
 }

@@ -43,6 +43,10 @@ pub trait Drafter: Send {
     /// # Errors
     /// As for `look`.
     fn draft(&mut self, ids: &[u32], n: usize, out: &mut Vec<u32>) -> Result<(), Error>;
+    /// Bytes of weights and cache that a model of its own has read so far ([`Engine::bytes_read`](crate::Engine)).
+    fn bytes_read(&self) -> u64 {
+        0
+    }
 }
 
 /// What came of the guesses in an answer.
@@ -122,6 +126,11 @@ impl Speculator {
     /// Why a drafter gave up since [`Speculator::begin`], if one did. The answer went on without it.
     pub fn failure(&self) -> Option<&Error> {
         self.failure.as_ref()
+    }
+
+    /// Bytes of weights and cache that the drafters' own models have read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.guessers.iter().map(|guesser| guesser.drafter.bytes_read()).sum()
     }
 
     /// Guesses at most `max` tokens that follow `id`, which follows the `computed` ones.

@@ -5,7 +5,8 @@
 //! given share of the tokens is other than before. Forward passes, look-ups, picks and forgotten guesses are all real;
 //! how many guesses are right is set.
 
-use super::{Args, Rate, median};
+use super::{Args, Rate, loading_json, loading_line, median};
+use crate::model::{Loaded, Wanted};
 use crate::show;
 use crate::speculate::draft_context;
 use anyhow::{Result, bail, ensure};
@@ -110,7 +111,8 @@ pub fn run(args: &Args) -> Result<()> {
     ensure!(vocab_size > 1, "expected a vocabulary of several tokens, found {vocab_size}");
     let n_prompt = depth.saturating_add(prompt_tokens);
     let wanted = n_prompt.saturating_add(tokens + 1);
-    let (model, context) = args.model.load(&checkpoint, Some(wanted))?;
+    let mut machine = args.model.machine();
+    let Loaded { model, context, loading } = args.model.load(&mut machine, &checkpoint, Wanted::Exactly(wanted))?;
     ensure!(
         context >= wanted,
         "--context: expected at least {wanted} tokens for all that is measured, found {context}"
@@ -133,10 +135,11 @@ pub fn run(args: &Args) -> Result<()> {
                 path.display(),
                 draft.config.vocab_size
             );
-            let (draft_model, context) = args.load(&draft, Some(draft_context(&draft.config, context)))?;
+            let draft_model = args.load(&mut machine, &draft, draft_context(&draft.config, context))?;
             let guesses = altered(&text, n_prompt, acceptance, vocab_size);
-            let reciting = Reciting { model: draft_model, text: guesses };
-            let draft = DraftModel::new(Engine::new(Box::new(reciting), context), model.bytes_per_token());
+            let reciting = Reciting { model: draft_model.model, text: guesses };
+            let engine = Engine::new(Box::new(reciting), draft_model.context);
+            let draft = DraftModel::new(engine, model.bytes_per_token());
             (Box::new(draft), path.display().to_string())
         }
     };
@@ -178,6 +181,7 @@ pub fn run(args: &Args) -> Result<()> {
             "machine": engine.model().describe(),
             "depth": depth,
             "repeats": n_repeats,
+            "loading": loading_json(&loading),
             "speculation": {
                 "drafter": name,
                 "prompt_tokens": prompt_tokens,
@@ -194,6 +198,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     writeln!(out, "{} · {}", args.model.model.display(), engine.model().describe())?;
+    writeln!(out, "{}", loading_line(&loading))?;
     writeln!(out, "plain    {tokens} tokens that repeat a prompt of {prompt_tokens}: {plain}")?;
     let accepted = acceptance_rate.map_or("none was tried".into(), |rate| format!("{:.0} % accepted", 100.0 * rate));
     writeln!(
