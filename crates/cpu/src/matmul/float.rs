@@ -183,7 +183,8 @@ impl Kernel for Product<'_, '_> {
             Format::F32 if few => streamed::<S, F32>(s, format, tile, scratch),
             Format::F16 if few => streamed::<S, F16>(s, format, tile, scratch),
             Format::BF16 if few => streamed::<S, Bf16>(s, format, tile, scratch),
-            Format::F8E4M3 if few => streamed::<S, F8E4M3>(s, format, tile, scratch),
+            // Too dear to unpack more than once.
+            Format::F8E4M3 if tile.x.n_tokens() <= S::TOKENS / 2 => streamed::<S, F8E4M3>(s, format, tile, scratch),
             _ => decoded(s, format, tile, scratch),
         }
     }
