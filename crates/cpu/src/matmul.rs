@@ -7,6 +7,7 @@
 mod blocks;
 mod float;
 
+use crate::aligned::Aligned;
 use crate::blocks as formats;
 use crate::matrix::{Activations, Matrix, Segment};
 use crate::panel;
@@ -30,6 +31,10 @@ pub(crate) fn matmul(
         let width = instructions.run(blocks::Width(x.rows));
         Tokens::quantize(pool, instructions, x, width)
     });
+    // Kept from product to product: fresh memory costs more than filling it.
+    let mut memory = STRETCHES.take();
+    let floats = products.iter().any(|(w, _)| !formats::has(w.table.format));
+    let stretches = floats.then(|| float::Stretches::new(pool, x, &mut memory));
     let products: Vec<Job> = products
         .iter_mut()
         .map(|(w, out)| {
@@ -46,13 +51,15 @@ pub(crate) fn matmul(
         });
         let job = job.expect("as many tasks as the products have together");
         let rows = task * job.step..job.w.table.rows.min((task + 1) * job.step);
-        SCRATCH.with_borrow_mut(|scratch| match &quantized {
-            Some(x) if formats::has(job.w.table.format) => {
+        SCRATCH.with_borrow_mut(|scratch| match (&quantized, &stretches) {
+            (Some(x), _) if formats::has(job.w.table.format) => {
                 formats::with!(job.w.table.format, B => by_panels::<B>(instructions, x, job, rows, scratch), else ());
             }
-            _ => by_rows(instructions, x, job, rows, scratch),
+            (_, Some(x)) => by_rows(instructions, x, job, rows, &mut scratch.float),
+            _ => unreachable!("every format has a kind of input"),
         });
     });
+    STRETCHES.set(memory);
 }
 
 /// One product, as its tasks see it.
@@ -77,11 +84,12 @@ struct Scratch {
     /// A panel interleaved for one product.
     panel: Vec<u8>,
     blocks: blocks::Scratch,
-    decoded: Vec<f32>,
+    float: float::Scratch,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static STRETCHES: RefCell<Aligned> = RefCell::default();
 }
 
 /// Some rows of a product of a block format.
@@ -119,10 +127,8 @@ struct Tile<'a, 'o> {
     segment: &'a Segment,
     row0: usize,
     n_rows: usize,
-    /// Inputs of the segment's columns: token `i` at `x[i * x_stride..]`.
-    x: &'a [f32],
-    x_stride: usize,
-    n_tokens: usize,
+    /// Inputs of all columns.
+    x: &'a float::Stretches<'a>,
     /// Where element (token `i`, row `r` of the tile) is added: index `i * out_stride + out0 + r`.
     out: SharedMut<'o, f32>,
     out0: usize,
@@ -143,7 +149,13 @@ impl Tile<'_, '_> {
 }
 
 /// Some rows of a product of a float format.
-fn by_rows(instructions: Instructions, x: &Activations, job: &Job, rows: Range<usize>, scratch: &mut Scratch) {
+fn by_rows(
+    instructions: Instructions,
+    x: &float::Stretches,
+    job: &Job,
+    rows: Range<usize>,
+    scratch: &mut float::Scratch,
+) {
     let table = &job.w.table;
     let mut row = rows.start;
     while row < rows.end {
@@ -154,16 +166,13 @@ fn by_rows(instructions: Instructions, x: &Activations, job: &Job, rows: Range<u
                 segment,
                 row0: row - band.rows.start,
                 n_rows: end - row,
-                x: &x.data()[segment.cols.start..],
-                x_stride: x.cols,
-                n_tokens: x.rows,
+                x,
                 out: job.out,
                 out0: row,
                 out_stride: table.rows,
                 first: segment.cols.start == 0,
             };
-            let decoded = &mut scratch.decoded;
-            instructions.run(float::Product { format: table.format, tile: &tile, decoded });
+            instructions.run(float::Product { format: table.format, tile: &tile, scratch });
         }
         row = end;
     }

@@ -1,6 +1,6 @@
 //! The CPU back-end conforms, with every instruction set of this processor and on several threads.
 
-use puna_backend::{Backend, Batch, KvFormat, KvShape, MatrixSource, PAGE_LEN, Span, conformance};
+use puna_backend::{Backend, Batch, KvFormat, KvShape, MatrixPart, MatrixSource, PAGE_LEN, Span, conformance};
 use puna_cpu::{Cpu, Instructions};
 use puna_format::{FORMATS, Format};
 use std::sync::Arc;
@@ -74,6 +74,74 @@ fn products_of_blocks_are_the_same_bits_everywhere() {
                         }
                         let expected = &expected.as_ref().expect("set above")[..n_tokens * rows];
                         assert_eq!(bits, expected, "{} {rows}x{cols}, {n_tokens} tokens, {set:?}", info.name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Floats are summed in lanes by column: neither the threads nor the other tokens change a bit, however few or many, of
+/// odd widths, and of matrices that are cut within a vector or a stretch of columns.
+#[test]
+fn products_of_floats_are_the_same_bits_in_any_batch() {
+    const ROWS: usize = 21;
+    let mut state = seed();
+    println!("seed {state}");
+    let mut value = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    for info in FORMATS.iter().filter(|info| info.block_elems == 1) {
+        for cuts in [&[0, 512][..], &[0, 5], &[0, 777], &[0, 3, 6, 300, 1029]] {
+            let cols = cuts[cuts.len() - 1];
+            let mut weights = vec![0f32; ROWS * cols];
+            let mut parts = Vec::new();
+            for cut in cuts.windows(2) {
+                let (col0, cols_of_part) = (cut[0], cut[1] - cut[0]);
+                let values: Vec<f32> = (0..ROWS * cols_of_part).map(|_| value()).collect();
+                let mut bytes = vec![0; info.format.row_bytes(cols_of_part).expect("whole blocks") * ROWS];
+                info.format.encode(&values, &mut bytes);
+                let mut decoded = vec![0f32; values.len()];
+                info.format.decode(&bytes, &mut decoded);
+                for (row, values) in decoded.chunks_exact(cols_of_part).enumerate() {
+                    weights[row * cols + col0..][..cols_of_part].copy_from_slice(values);
+                }
+                let bytes = Arc::new(bytes);
+                parts.push(MatrixPart { row0: 0, rows: ROWS, col0, cols: cols_of_part, bytes, row_scales: None });
+            }
+            let source = MatrixSource { name: "w".into(), format: info.format, rows: ROWS, cols, parts };
+            // More than meet decoded weights at once.
+            let x: Vec<f32> = (0..203 * cols).map(|_| value()).collect();
+            for set in Instructions::available() {
+                let run = |n_threads: usize, x: &[f32]| {
+                    let cpu = Cpu::new(n_threads).with_instructions(set);
+                    let w = cpu.matrix(source.clone()).expect("a matrix");
+                    let mut input = cpu.activations(x.len() / cols, cols).expect("memory");
+                    let mut out = cpu.activations(x.len() / cols, ROWS).expect("memory");
+                    cpu.write(x, &mut input);
+                    cpu.matmul(&input, &w, &mut out);
+                    let mut values = Vec::new();
+                    cpu.read(&out, &mut values);
+                    values
+                };
+                let expected: Vec<f32> = x.chunks_exact(cols).flat_map(|x| run(1, x)).collect();
+                for (token, x) in x.chunks_exact(cols).enumerate() {
+                    for (row, w) in weights.chunks_exact(cols).enumerate() {
+                        let product: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                        let size: f64 = w.iter().zip(x).map(|(w, x)| (f64::from(*w) * f64::from(*x)).abs()).sum();
+                        // Each column is rounded into a sum at most twice, and lanes and parts are added up.
+                        let tolerance = size * (2 * cols + 16) as f64 * f64::from(f32::EPSILON) / 2.0;
+                        let found = f64::from(expected[token * ROWS + row]);
+                        assert!((found - product).abs() <= tolerance, "{} {cuts:?}, {set:?}: {found}", info.name);
+                    }
+                }
+                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+                for n_tokens in (2..=9).chain([17, 203]) {
+                    for n_threads in [1, 3] {
+                        let found = run(n_threads, &x[..n_tokens * cols]);
+                        let expected = &expected[..n_tokens * ROWS];
+                        assert_eq!(bits(&found), bits(expected), "{} {cuts:?}, {n_tokens}, {set:?}", info.name);
                     }
                 }
             }

@@ -1,25 +1,95 @@
 //! Float weights (F32, F16, BF16, FP8), and any format without a kernel of its own: f32 throughout.
 //!
-//! A product is a vector of partial sums over columns `LANES · i + lane`, added up at the end; the columns after the last
-//! whole vector are added last. Rows are read as they lie: a float needs one instruction to unpack wherever it is.
+//! A product is a vector of partial sums over columns, column `c` in lane `c % LANES`, added up at the end; columns at
+//! the edges that are no whole vector are added last. Columns are taken by stretches, so that what four rows and all
+//! tokens need of a stretch stays in the nearest cache; from stretch to stretch the partial sums are kept in memory.
+//!
+//! With few tokens the weights are used as they stream by; a float needs one instruction to unpack wherever it is. With
+//! many, a stretch of the rows is decoded once and then meets all tokens.
 
 use super::Tile;
+use crate::aligned::Aligned;
+use crate::matrix::Activations;
+use crate::pool::Pool;
+use crate::share::SharedMut;
 use crate::simd::{Kernel, Simd};
 use puna_format::Format;
+use std::ops::Range;
 
 /// Rows that meet a vector of activations together.
 const ROWS: usize = 4;
 
-/// Bytes of decoded weights that stay in the second-level cache while all tokens pass.
-const CACHED: usize = 256 << 10;
+/// Columns of a stretch, whole vectors and whole blocks of any format.
+const STRETCH: usize = 256;
+
+/// Rows of which a stretch is decoded together: half of a first-level cache.
+const DECODED_ROWS: usize = 16;
+
+/// Tokens that meet decoded rows before the next stretch: their sums stay in the second-level cache.
+const DECODED_TOKENS: usize = 192;
+
+/// Vectors of a turn of the innermost loop: with fewer, its bookkeeping takes slots that products need.
+const UNROLL: usize = 4;
+
+/// Up to so many tokens weights are used as they stream by.
+const STREAMED_TOKENS: usize = 8;
 
 /// Bytes of a row from a weight to those that are fetched while it is used.
 const AHEAD: usize = 2048;
+
+/// Activations by stretches of columns, `[stretch][token][column]`: those that meet lie together.
+pub(super) struct Stretches<'a> {
+    values: &'a [f32],
+    n_tokens: usize,
+    cols: usize,
+}
+
+impl<'a> Stretches<'a> {
+    /// A copy in `scratch`, unless there is one token, which has this order.
+    pub fn new(pool: &Pool, x: &'a Activations, scratch: &'a mut Aligned) -> Stretches<'a> {
+        let (n_tokens, cols) = (x.rows, x.cols);
+        if n_tokens == 1 {
+            return Stretches { values: x.data(), n_tokens, cols };
+        }
+        let values = scratch.floats(n_tokens * cols);
+        let shared = SharedMut::new(values);
+        pool.run(cols.div_ceil(STRETCH), &|i| {
+            let cols = i * STRETCH..cols.min((i + 1) * STRETCH);
+            // SAFETY: each task has a stretch of its own.
+            let out = unsafe { shared.slice(cols.start * n_tokens, cols.len() * n_tokens) };
+            for (token, out) in out.chunks_exact_mut(cols.len()).enumerate() {
+                out.copy_from_slice(&x.row(token)[cols.clone()]);
+            }
+        });
+        Stretches { values, n_tokens, cols }
+    }
+
+    /// Tokens in all.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// The values of a token from column `col` to the end of its stretch, at least. Those of the next token are
+    /// [`Self::stride`] further on.
+    #[inline(always)]
+    fn get(&self, token: usize, col: usize) -> &[f32] {
+        let start = col / STRETCH * STRETCH;
+        &self.values[start * self.n_tokens + token * self.stride(col) + col - start..]
+    }
+
+    /// Columns of the stretch that column `col` is in.
+    #[inline(always)]
+    fn stride(&self, col: usize) -> usize {
+        STRETCH.min(self.cols - col / STRETCH * STRETCH)
+    }
+}
 
 /// `LANES` consecutive weights of a row as f32.
 trait Load {
     /// Bytes of one weight.
     const BYTES: usize;
+    /// Whether the weights come from memory.
+    const STREAMS: bool = true;
     /// # Safety
     /// `LANES` weights can be read at `at`.
     unsafe fn load<S: Simd>(s: S, at: *const u8) -> S::F;
@@ -29,8 +99,10 @@ struct F32;
 struct F16;
 struct Bf16;
 struct F8E4M3;
+/// F32 in a cache.
+struct Decoded;
 
-// SAFETY (all four): the weights can be read by the trait's contract.
+// SAFETY (all five): the weights can be read by the trait's contract.
 impl Load for F32 {
     const BYTES: usize = 4;
     #[inline(always)]
@@ -74,12 +146,35 @@ impl Load for F8E4M3 {
     }
 }
 
+impl Load for Decoded {
+    const BYTES: usize = 4;
+    const STREAMS: bool = false;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, at: *const u8) -> S::F {
+        // SAFETY: see above.
+        unsafe { s.load_f32(at.cast()) }
+    }
+}
+
+/// Tokens that meet [`ROWS`] rows at once: the sums, each token's vector and a row's fill the registers.
+const fn tokens_at_once<S: Simd>() -> usize {
+    if S::REGISTERS >= 32 { 6 } else { 3 }
+}
+
 /// One tile's products.
 pub(super) struct Product<'a, 'o> {
     pub format: Format,
     pub tile: &'a Tile<'a, 'o>,
-    /// Where rows are decoded to. Kept from product to product: fresh memory costs more than decoding to it.
-    pub decoded: &'a mut Vec<f32>,
+    pub scratch: &'a mut Scratch,
+}
+
+/// Memory of a tile's products.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// A stretch of some rows.
+    decoded: Aligned,
+    /// Partial sums, a vector for each row of each token.
+    sums: Aligned,
 }
 
 impl Kernel for Product<'_, '_> {
@@ -87,196 +182,306 @@ impl Kernel for Product<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Product { format, tile, decoded } = self;
-        let n = tile.segment.cols.len();
-        assert!(tile.n_tokens == 0 || tile.x.len() >= (tile.n_tokens - 1) * tile.x_stride + n);
-        // SAFETY: the assertion has seen to the activations; rows are whole.
-        unsafe {
-            match (format, tile.n_tokens) {
-                (Format::F32, 1) => one_token::<S, F32>(s, tile),
-                (Format::F16, 1) => one_token::<S, F16>(s, tile),
-                (Format::BF16, 1) => one_token::<S, Bf16>(s, tile),
-                (Format::F8E4M3, 1) => one_token::<S, F8E4M3>(s, tile),
-                _ => many_tokens(s, format, tile, decoded),
+        let Product { format, tile, scratch } = self;
+        let few = tile.x.n_tokens() <= STREAMED_TOKENS;
+        match format {
+            Format::F32 if few => streamed::<S, F32>(s, format, tile, scratch),
+            Format::F16 if few => streamed::<S, F16>(s, format, tile, scratch),
+            Format::BF16 if few => streamed::<S, Bf16>(s, format, tile, scratch),
+            // Too dear to unpack more than once.
+            Format::F8E4M3 if tile.x.n_tokens() <= const { tokens_at_once::<S>() } => {
+                streamed::<S, F8E4M3>(s, format, tile, scratch)
             }
+            _ => decoded(s, format, tile, scratch),
         }
     }
 }
 
-/// `LANES` weights or fewer, zeros behind, as f32.
-///
-/// # Safety
-/// `n` weights, less than `LANES`, can be read at `at`.
+/// Columns of a segment that are whole vectors.
 #[inline(always)]
-unsafe fn last<S: Simd, L: Load>(s: S, at: *const u8, n: usize) -> S::F {
-    let mut bytes = [0u8; 64];
-    // SAFETY: the caller's promise; the buffer has room for sixteen weights.
-    unsafe {
-        bytes.as_mut_ptr().copy_from_nonoverlapping(at, n * L::BYTES);
-        L::load(s, bytes.as_ptr())
-    }
+fn whole<S: Simd>(cols: &Range<usize>) -> Range<usize> {
+    let start = cols.start.next_multiple_of(S::LANES).min(cols.end);
+    start..(cols.end / S::LANES * S::LANES).max(start)
+}
+
+/// The same by stretches.
+#[inline(always)]
+fn pieces<S: Simd>(cols: &Range<usize>, stretch: usize) -> impl Iterator<Item = Range<usize>> {
+    let Range { mut start, end } = whole::<S>(cols);
+    std::iter::from_fn(move || {
+        let piece = start..end.min((start / stretch + 1) * stretch);
+        start = piece.end;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// Where rows that stream from memory are fetched from ahead of use.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// Bytes that are left of the rows.
+    left: usize,
+    /// Bytes from a row's end to where its stream goes on: in the next group of rows.
+    jump: usize,
 }
 
 /// Weights are used as they stream by.
-///
-/// # Safety
-/// `tile.x` has the segment's columns.
 #[inline(always)]
-unsafe fn one_token<S: Simd, L: Load>(s: S, tile: &Tile<'_, '_>) {
-    let n = tile.segment.cols.len();
-    let whole = n / S::LANES * S::LANES;
-    let row_bytes = n * L::BYTES;
-    let step = S::LANES * L::BYTES;
-    let mut row = 0;
-    while row < tile.n_rows {
-        let n_rows = (tile.n_rows - row).min(ROWS);
+fn streamed<S: Simd, L: Load>(s: S, format: Format, tile: &Tile<'_, '_>, scratch: &mut Scratch) {
+    let cols = &tile.segment.cols;
+    let row_bytes = cols.len() * L::BYTES;
+    // One token has no other to meet the weights of a stretch while they are near.
+    let stretch = if tile.x.n_tokens() == 1 { cols.end.max(1) } else { STRETCH };
+    for row0 in (0..tile.n_rows).step_by(ROWS) {
+        let n_rows = (tile.n_rows - row0).min(ROWS);
         // A group of fewer repeats its last row.
-        let rows: [*const u8; ROWS] =
-            std::array::from_fn(|r| tile.segment.row(tile.row0 + row + r.min(n_rows - 1)).as_ptr());
-        let mut sums = [s.splat_f32(0.0); ROWS];
-        for i in (0..whole).step_by(S::LANES) {
-            let offset = i * L::BYTES;
-            // At the end of a row its stream goes on in the next group of rows.
-            let ahead = offset + AHEAD + if offset + AHEAD < row_bytes { 0 } else { (ROWS - 1) * row_bytes };
-            // SAFETY: these columns of x and of each row exist.
-            unsafe {
-                let x = s.load_f32(tile.x.as_ptr().add(i));
-                for r in 0..ROWS {
-                    if offset % 64 < step {
-                        s.prefetch(rows[r].wrapping_add(ahead));
-                    }
-                    sums[r] = s.fma(L::load(s, rows[r].add(offset)), x, sums[r]);
-                }
+        let rows: [&[u8]; ROWS] = std::array::from_fn(|r| tile.segment.row(tile.row0 + row0 + r.min(n_rows - 1)));
+        let sums = scratch.sums.floats(tile.x.n_tokens() * ROWS * S::LANES);
+        sums.fill(0.0);
+        for piece in pieces::<S>(cols, stretch) {
+            let offset = (piece.start - cols.start) * L::BYTES;
+            let weights = rows.map(|row| row[offset..][..piece.len() * L::BYTES].as_ptr());
+            let ahead = Ahead { left: row_bytes - offset, jump: (ROWS - 1) * row_bytes };
+            let mut token = 0;
+            while token < tile.x.n_tokens() {
+                // SAFETY: the rows have the piece's columns.
+                token += unsafe {
+                    let sums = &mut sums[token * ROWS * S::LANES..];
+                    products::<S, L>(s, &weights, ahead, tile.x, token..tile.x.n_tokens(), &piece, sums, ROWS)
+                };
             }
         }
-        for r in 0..n_rows {
-            let mut total = s.sum(sums[r]);
-            if whole < n {
-                let mut rest = [0f32; 16];
-                // SAFETY: the weights from `whole` on are less than a vector.
-                unsafe { s.store_f32(last::<S, L>(s, rows[r].add(whole * L::BYTES), n - whole), rest.as_mut_ptr()) };
-                for (w, x) in rest.iter().zip(&tile.x[whole..n]) {
-                    total += w * x;
-                }
-            }
-            tile.put(0, row + r, total);
-        }
-        row += n_rows;
+        put(s, format, tile, row0..row0 + n_rows, 0..tile.x.n_tokens(), sums, ROWS);
     }
 }
 
-/// Rows are decoded to f32 once and then meet all tokens.
+/// A stretch of the rows is decoded once and then meets many tokens.
+#[inline(always)]
+fn decoded<S: Simd>(s: S, format: Format, tile: &Tile<'_, '_>, scratch: &mut Scratch) {
+    let cols = &tile.segment.cols;
+    for row0 in (0..tile.n_rows).step_by(DECODED_ROWS) {
+        let n_rows = (tile.n_rows - row0).min(DECODED_ROWS);
+        for token0 in (0..tile.x.n_tokens()).step_by(DECODED_TOKENS) {
+            let tokens = token0..tile.x.n_tokens().min(token0 + DECODED_TOKENS);
+            let sums = scratch.sums.floats(tokens.len() * DECODED_ROWS * S::LANES);
+            sums.fill(0.0);
+            for piece in pieces::<S>(cols, STRETCH) {
+                // Rows past n_rows hold old values, whose products are dropped.
+                let weights = scratch.decoded.floats(DECODED_ROWS * piece.len());
+                for (row, out) in weights.chunks_exact_mut(piece.len()).take(n_rows).enumerate() {
+                    let row = tile.segment.row(tile.row0 + row0 + row);
+                    decode(s, format, row, piece.start - cols.start, out);
+                }
+                let mut token = tokens.start;
+                while token < tokens.end {
+                    let mut done = 0;
+                    for row in (0..n_rows).step_by(ROWS) {
+                        // The next tokens are fetched meanwhile, a part of them with each group of rows.
+                        let part = const { tokens_at_once::<S>() } * piece.len() / (DECODED_ROWS / ROWS);
+                        let next = const { tokens_at_once::<S>() } * piece.len() + row / ROWS * part;
+                        let next = tile.x.get(token, piece.start).as_ptr().wrapping_add(next);
+                        for line in (0..part).step_by(16) {
+                            s.prefetch(next.wrapping_add(line).cast());
+                        }
+                        let mut group: [*const u8; ROWS] = [std::ptr::null(); ROWS];
+                        for r in 0..ROWS {
+                            group[r] = weights[(row + r) * piece.len()..].as_ptr().cast();
+                        }
+                        let sums = &mut sums[((token - tokens.start) * DECODED_ROWS + row) * S::LANES..];
+                        // SAFETY: the rows have the piece's columns.
+                        done = unsafe {
+                            products::<S, Decoded>(
+                                s,
+                                &group,
+                                Ahead { left: 0, jump: 0 },
+                                tile.x,
+                                token..tokens.end,
+                                &piece,
+                                sums,
+                                DECODED_ROWS,
+                            )
+                        };
+                    }
+                    token += done;
+                }
+            }
+            put(s, format, tile, row0..row0 + n_rows, tokens, sums, DECODED_ROWS);
+        }
+    }
+}
+
+/// The weights of a row from its column `start` on.
+#[inline(always)]
+fn decode<S: Simd>(s: S, format: Format, row: &[u8], start: usize, out: &mut [f32]) {
+    /// `out` is whole vectors.
+    #[inline(always)]
+    fn load<S: Simd, L: Load>(s: S, bytes: &[u8], out: &mut [f32]) {
+        assert!(bytes.len() >= out.len() * L::BYTES);
+        for i in (0..out.len()).step_by(S::LANES) {
+            // SAFETY: a whole vector is left of both.
+            unsafe { s.store_f32(L::load(s, bytes.as_ptr().add(i * L::BYTES)), out.as_mut_ptr().add(i)) };
+        }
+    }
+    let offset = |cols| format.row_bytes(cols).expect("whole blocks");
+    let bytes = &row[offset(start)..offset(start + out.len())];
+    match format {
+        Format::F32 => load::<S, F32>(s, bytes, out),
+        Format::F16 => load::<S, F16>(s, bytes, out),
+        Format::BF16 => load::<S, Bf16>(s, bytes, out),
+        Format::F8E4M3 => load::<S, F8E4M3>(s, bytes, out),
+        _ => format.decode(bytes, out),
+    }
+}
+
+/// Adds to the partial sums of the first of some tokens, and says of how many.
 ///
 /// # Safety
-/// `tile.x` has the segment's columns of all tokens.
+/// See [`product`].
 #[inline(always)]
-unsafe fn many_tokens<S: Simd>(s: S, format: Format, tile: &Tile<'_, '_>, weights: &mut Vec<f32>) {
-    let n = tile.segment.cols.len();
-    let step = (CACHED / (4 * n.max(1)) / ROWS * ROWS).clamp(ROWS, 16);
-    if weights.len() < step * n {
-        weights.resize(step * n, 0.0);
-    }
-    for row0 in (0..tile.n_rows).step_by(step) {
-        let n_rows = (tile.n_rows - row0).min(step);
-        for row in 0..n_rows {
-            let out = &mut weights[row * n..][..n];
-            let bytes = tile.segment.row(tile.row0 + row0 + row);
-            // SAFETY: out and bytes hold the same n weights.
-            unsafe {
-                match format {
-                    Format::F16 => decode::<S, F16>(s, bytes, out),
-                    Format::BF16 => decode::<S, Bf16>(s, bytes, out),
-                    Format::F8E4M3 => decode::<S, F8E4M3>(s, bytes, out),
-                    _ => format.decode(bytes, out),
-                }
-            }
-        }
-        let mut token = 0;
-        while token < tile.n_tokens {
-            let n_tokens = (tile.n_tokens - token).min(const { tokens_at_once::<S>() });
-            for row in (0..n_rows).step_by(ROWS) {
-                // SAFETY: `weights` has whole groups of rows (those past n_rows hold old values, whose products are
-                // dropped) and the tokens exist.
-                unsafe {
-                    let w = weights.as_ptr().add(row * n);
-                    let (row, n_rows) = (row0 + row, (n_rows - row).min(ROWS));
-                    match n_tokens {
-                        6 if const { tokens_at_once::<S>() } >= 6 => product::<S, 6>(s, tile, w, row, n_rows, token),
-                        5 if const { tokens_at_once::<S>() } >= 6 => product::<S, 5>(s, tile, w, row, n_rows, token),
-                        4 if const { tokens_at_once::<S>() } >= 6 => product::<S, 4>(s, tile, w, row, n_rows, token),
-                        3 => product::<S, 3>(s, tile, w, row, n_rows, token),
-                        2 => product::<S, 2>(s, tile, w, row, n_rows, token),
-                        _ => product::<S, 1>(s, tile, w, row, n_rows, token),
-                    }
-                }
-            }
-            token += n_tokens;
-        }
-    }
-}
-
-/// Tokens that meet [`ROWS`] rows at once: with three, the sums, a token's and a row's vector fill sixteen registers.
-const fn tokens_at_once<S: Simd>() -> usize {
-    if S::LANES == 16 { 6 } else { 3 }
-}
-
-/// # Safety
-/// `bytes` holds `out.len()` weights.
-#[inline(always)]
-unsafe fn decode<S: Simd, L: Load>(s: S, bytes: &[u8], out: &mut [f32]) {
-    let n = out.len();
-    assert!(bytes.len() >= n * L::BYTES);
-    let whole = n / S::LANES * S::LANES;
-    // SAFETY: the weights exist on both sides.
-    unsafe {
-        for i in (0..whole).step_by(S::LANES) {
-            s.store_f32(L::load(s, bytes.as_ptr().add(i * L::BYTES)), out.as_mut_ptr().add(i));
-        }
-        if whole < n {
-            let mut rest = [0f32; 16];
-            s.store_f32(last::<S, L>(s, bytes.as_ptr().add(whole * L::BYTES), n - whole), rest.as_mut_ptr());
-            out[whole..].copy_from_slice(&rest[..n - whole]);
-        }
-    }
-}
-
-/// [`ROWS`] rows, of which `n_rows` are wanted, by `C` tokens.
-///
-/// # Safety
-/// `w` has the rows, the tile has the tokens.
-#[inline(always)]
-unsafe fn product<S: Simd, const C: usize>(
+#[allow(clippy::too_many_arguments)]
+unsafe fn products<S: Simd, L: Load>(
     s: S,
-    tile: &Tile<'_, '_>,
-    w: *const f32,
-    row: usize,
-    n_rows: usize,
-    token: usize,
+    w: &[*const u8; ROWS],
+    ahead: Ahead,
+    x: &Stretches<'_>,
+    tokens: Range<usize>,
+    cols: &Range<usize>,
+    sums: &mut [f32],
+    rows: usize,
+) -> usize {
+    let n_tokens = tokens.len().min(const { tokens_at_once::<S>() });
+    let stride = x.stride(cols.start);
+    assert!(sums.len() >= ((n_tokens - 1) * rows + ROWS) * S::LANES);
+    let x = x.get(tokens.start, cols.start);
+    assert!(x.len() >= (n_tokens - 1) * stride + cols.len());
+    let (x, n, sums) = (x.as_ptr(), cols.len(), sums.as_mut_ptr());
+    // SAFETY: the caller's promise, and the assertions.
+    unsafe {
+        match n_tokens {
+            6 if const { tokens_at_once::<S>() >= 6 } => product::<S, L, 6>(s, w, ahead, x, stride, n, sums, rows),
+            5 if const { tokens_at_once::<S>() >= 6 } => product::<S, L, 5>(s, w, ahead, x, stride, n, sums, rows),
+            4 if const { tokens_at_once::<S>() >= 6 } => product::<S, L, 4>(s, w, ahead, x, stride, n, sums, rows),
+            3 => product::<S, L, 3>(s, w, ahead, x, stride, n, sums, rows),
+            2 => product::<S, L, 2>(s, w, ahead, x, stride, n, sums, rows),
+            _ => product::<S, L, 1>(s, w, ahead, x, stride, n, sums, rows),
+        }
+    }
+    n_tokens
+}
+
+/// Adds the products of [`ROWS`] rows and `C` tokens, over `n` columns, to their partial sums.
+///
+/// # Safety
+/// There are as many weights in each row, as many activations in each token, `stride` apart, and sums of [`ROWS`] rows in
+/// each token, `rows` vectors apart.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn product<S: Simd, L: Load, const C: usize>(
+    s: S,
+    w: &[*const u8; ROWS],
+    ahead: Ahead,
+    x: *const f32,
+    stride: usize,
+    n: usize,
+    sums: *mut f32,
+    rows: usize,
 ) {
-    let n = tile.segment.cols.len();
-    let x = tile.x[token * tile.x_stride..].as_ptr();
-    let mut sums = [[s.splat_f32(0.0); C]; ROWS];
-    let whole = n / S::LANES * S::LANES;
-    for i in (0..whole).step_by(S::LANES) {
-        // SAFETY: these columns exist by the contract.
-        unsafe {
-            let x: [S::F; C] = std::array::from_fn(|c| s.load_f32(x.add(c * tile.x_stride + i)));
-            for r in 0..ROWS {
-                let w = s.load_f32(w.add(r * n + i));
-                for c in 0..C {
-                    sums[r][c] = s.fma(w, x[c], sums[r][c]);
+    // SAFETY: vectors within these bounds.
+    unsafe {
+        let mut vectors = [[s.splat_f32(0.0); C]; ROWS];
+        for r in 0..ROWS {
+            for c in 0..C {
+                vectors[r][c] = s.load_f32(sums.add((c * rows + r) * S::LANES));
+            }
+        }
+        let mut i = 0;
+        while i + UNROLL * S::LANES <= n {
+            if L::STREAMS {
+                for r in 0..ROWS {
+                    for line in (0..UNROLL * S::LANES * L::BYTES).step_by(64) {
+                        let at = i * L::BYTES + line + AHEAD;
+                        s.prefetch(w[r].wrapping_add(at + if at < ahead.left { 0 } else { ahead.jump }));
+                    }
                 }
+            }
+            for u in 0..UNROLL {
+                step::<S, L, C>(s, w, x, stride, i + u * S::LANES, &mut vectors);
+            }
+            i += UNROLL * S::LANES;
+        }
+        while i < n {
+            step::<S, L, C>(s, w, x, stride, i, &mut vectors);
+            i += S::LANES;
+        }
+        for r in 0..ROWS {
+            for c in 0..C {
+                s.store_f32(vectors[r][c], sums.add((c * rows + r) * S::LANES));
             }
         }
     }
-    for r in 0..n_rows {
+}
+
+/// The products of a vector of columns, from `i` on.
+///
+/// # Safety
+/// See [`product`].
+#[inline(always)]
+unsafe fn step<S: Simd, L: Load, const C: usize>(
+    s: S,
+    w: &[*const u8; ROWS],
+    x: *const f32,
+    stride: usize,
+    i: usize,
+    sums: &mut [[S::F; C]; ROWS],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut activations = [s.splat_f32(0.0); C];
         for c in 0..C {
-            let mut total = s.sum(sums[r][c]);
-            for i in whole..n {
-                // SAFETY: column i exists by the contract.
-                total += unsafe { *w.add(r * n + i) * *x.add(c * tile.x_stride + i) };
+            activations[c] = s.load_f32(x.add(c * stride + i));
+        }
+        for r in 0..ROWS {
+            let weights = L::load(s, w[r].add(i * L::BYTES));
+            for c in 0..C {
+                sums[r][c] = s.fma(weights, activations[c], sums[r][c]);
             }
-            tile.put(token + c, row + r, total);
+        }
+    }
+}
+
+/// Adds up partial sums, `[tokens][row_stride]` vectors, and the columns outside of whole vectors.
+#[inline(always)]
+fn put<S: Simd>(
+    s: S,
+    format: Format,
+    tile: &Tile<'_, '_>,
+    rows: Range<usize>,
+    tokens: Range<usize>,
+    sums: &[f32],
+    row_stride: usize,
+) {
+    let cols = &tile.segment.cols;
+    let whole = whole::<S>(cols);
+    for row in rows.clone() {
+        let edges = [cols.start..whole.start, whole.end..cols.end];
+        let mut weights = [[0f32; 16]; 2];
+        for side in 0..2 {
+            let edge = &edges[side];
+            if !edge.is_empty() {
+                let offset = |cols| format.row_bytes(cols).expect("whole blocks");
+                let bytes = offset(edge.start - cols.start)..offset(edge.end - cols.start);
+                format.decode(&tile.segment.row(tile.row0 + row)[bytes], &mut weights[side][..edge.len()]);
+            }
+        }
+        for token in tokens.clone() {
+            let sums = &sums[((token - tokens.start) * row_stride + row - rows.start) * S::LANES..][..S::LANES];
+            // SAFETY: that is a whole vector.
+            let mut total = s.sum(unsafe { s.load_f32(sums.as_ptr()) });
+            for side in 0..2 {
+                for i in 0..edges[side].len() {
+                    total += weights[side][i] * tile.x.get(token, edges[side].start)[i];
+                }
+            }
+            tile.put(token, row, total);
         }
     }
 }
