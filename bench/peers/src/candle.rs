@@ -50,7 +50,9 @@ impl Candle {
 
     /// Computes the next tokens of each sequence, `ids` being `[sequences, tokens]`.
     fn forward(&mut self, ids: &[u32], shape: (usize, usize)) -> Result<()> {
-        self.model.forward(&Tensor::from_slice(ids, shape, &Device::Cpu)?, self.len)?;
+        // Its own threads: without them products of some formats run on one.
+        let ids = Tensor::from_slice(ids, shape, &Device::Cpu)?;
+        Device::Cpu.with_context(|| self.model.forward(&ids, self.len))?;
         self.len += shape.1;
         Ok(())
     }

@@ -29,7 +29,7 @@ fn weights_read_in_place() {
 
 /// Products of blocks are exact in integers and are scaled lane by lane: neither the instruction set, nor the threads, nor
 /// where the weights lie, nor the other tokens change a bit. (The portable kernels round otherwise; floats are summed by
-/// as many lanes as there are.)
+/// as many lanes as there are; and what makes signed codes unsigned subtracts the difference in f32.)
 #[test]
 fn products_of_blocks_are_the_same_bits_everywhere() {
     let mut state = seed();
@@ -50,8 +50,13 @@ fn products_of_blocks_are_the_same_bits_everywhere() {
             info.format.encode(&weights, &mut bytes);
             let source = MatrixSource::whole("w", info.format, rows, cols, Arc::new(bytes));
             let x: Vec<f32> = (0..20 * cols).map(|_| value()).collect();
+            let signed = matches!(info.name, "Q8_0" | "IQ4_NL" | "IQ4_XS");
             let mut expected: Option<Vec<u32>> = None;
             for set in &sets {
+                if signed && set.name() == "AVX2" {
+                    // The last, after those that have VNNI.
+                    expected = None;
+                }
                 for (n_threads, budget) in [(1, u64::MAX), (3, 0)] {
                     let cpu = Cpu::new(n_threads).with_instructions(*set).with_budget(budget);
                     let w = cpu.matrix(source.clone()).expect("a matrix");

@@ -2,8 +2,8 @@
 //!
 //! The product of a group of weights with a group of activations is exact in integers, each row in a lane of its own; it
 //! is scaled and added to the row's f32 sum, group by group along the row. That is one function in one order, so a
-//! token's products have the same bits however many tokens there are, and with every instruction set but the portable
-//! one.
+//! token's products have the same bits however many tokens there are. They have the same bits with AVX2, AVX-VNNI and
+//! AVX-512, too, but for the signed codes of `Q8_0` and `IQ4`, which only the latter two make unsigned.
 //!
 //! With few tokens, weights are unpacked in registers as they stream by, and what bounds the product is reading them.
 //! With many, some columns of the panel at a time are unpacked once, so few that they stay in the first-level cache while
