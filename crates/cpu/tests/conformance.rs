@@ -11,6 +11,16 @@ fn seed() -> u64 {
     now.as_nanos() as u64
 }
 
+/// Values from -1 to 1, others each run.
+fn random() -> impl FnMut() -> f32 {
+    let mut state = seed();
+    println!("seed {state}");
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    }
+}
+
 #[test]
 fn every_instruction_set() {
     for instructions in Instructions::available() {
@@ -32,12 +42,7 @@ fn weights_read_in_place() {
 /// as many lanes as there are; and what makes signed codes unsigned subtracts the difference in f32.)
 #[test]
 fn products_of_blocks_are_the_same_bits_everywhere() {
-    let mut state = seed();
-    println!("seed {state}");
-    let mut value = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-    };
+    let mut value = random();
     let sets: Vec<Instructions> =
         Instructions::available().into_iter().filter(|set| set.name() != "portable").collect();
     for info in FORMATS.iter().filter(|info| info.block_elems > 1) {
@@ -91,12 +96,7 @@ fn products_of_blocks_are_the_same_bits_everywhere() {
 #[test]
 fn products_of_floats_are_the_same_bits_in_any_batch() {
     const ROWS: usize = 21;
-    let mut state = seed();
-    println!("seed {state}");
-    let mut value = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-    };
+    let mut value = random();
     for info in FORMATS.iter().filter(|info| info.block_elems == 1) {
         for cuts in [&[0, 512][..], &[0, 5], &[0, 777], &[0, 3, 6, 300, 1029]] {
             let cols = cuts[cuts.len() - 1];
@@ -160,15 +160,8 @@ fn attention_is_the_same_bits_on_any_number_of_threads() {
     const DEPTH: usize = 3500;
     let (n_heads, n_kv_heads, head_dim) = (8, 2, 64);
     let pages: Vec<u32> = (0..DEPTH.div_ceil(PAGE_LEN) as u32).rev().collect();
-    let mut state = seed();
-    println!("seed {state}");
-    let mut values = |n: usize| -> Vec<f32> {
-        let mut value = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1u32 << 22) as f32 - 2.0
-        };
-        (0..n).map(|_| value()).collect()
-    };
+    let mut value = random();
+    let mut values = |n: usize| -> Vec<f32> { (0..n).map(|_| 2.0 * value()).collect() };
     let (q, k) = (values(40 * n_heads * head_dim), values(DEPTH * n_kv_heads * head_dim));
     for format in KvFormat::ALL {
         for set in Instructions::available() {

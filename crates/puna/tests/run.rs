@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, ChildStdout, Stdio};
 
 /// The object of `puna run --json`.
 #[track_caller]
@@ -131,6 +131,16 @@ fn speculation_changes_no_answer() {
     assert!(shown.stderr.contains(" drafted tokens accepted, "), "{shown}");
 }
 
+/// `puna` with these arguments, and where the rest of its answer, which has begun, can be read.
+fn answering(args: &[&str]) -> (Child, ChildStdout) {
+    let mut command = binary();
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0]).unwrap();
+    (child, stdout)
+}
+
 /// Two pools' threads would wait for work at the same time, on the same cores.
 #[cfg(target_os = "linux")]
 #[test]
@@ -139,15 +149,8 @@ fn a_draft_model_computes_on_the_same_threads() {
     let shape = model::SHAPE.replace("512", "65536");
     let model = files.model_of(&shape, "m.gguf", "Q8_0");
     let draft = files.model_of(&shape, "draft.gguf", "Q4_0");
-    let mut child = binary()
-        .args(["run", text(&model), "Hello", "--draft", text(&draft), "--threads", "3", "--ignore-eos"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut stdout = child.stdout.take().unwrap();
-    stdout.read_exact(&mut [0]).unwrap();
+    let args = ["run", text(&model), "Hello", "--draft", text(&draft), "--threads", "3", "--ignore-eos"];
+    let (mut child, stdout) = answering(&args);
     let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
     let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
     let workers: Vec<String> = names.filter(|name| name.starts_with("puna-cpu")).collect();
@@ -293,15 +296,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let files = Files::new();
     let shape = model::SHAPE.replace("512", "65536");
     let model = files.model_of(&shape, "m.gguf", "F16");
-    let mut child = binary()
-        .args(["run", text(&model), "Hello", "--temperature", "0", "--ignore-eos"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut stdout = child.stdout.take().unwrap();
-    stdout.read_exact(&mut [0]).unwrap();
+    let (mut child, stdout) = answering(&["run", text(&model), "Hello", "--temperature", "0", "--ignore-eos"]);
     drop(stdout);
     assert_eq!(model::wait(&mut child, "puna run"), Some(0));
 }

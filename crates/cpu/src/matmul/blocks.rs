@@ -187,7 +187,7 @@ unsafe fn few<S: Simd, B: Blocks, const C: usize>(s: S, weights: &[u8], x: &Toke
                         }
                         // Or codes that share words with later ones would be unpacked with them, and take registers.
                         at.block = black_box(at.block);
-                        accumulate::<S, B, _, 1, C>(s, &mut sums, x.add(i), Encoded::<S, B> { at, head, i });
+                        accumulate::<S, B, _, 1, C>(s, &mut sums, x.add(i), &Encoded::<S, B> { at, head, i });
                     }
                 });
                 store(s, sums, all, lane);
@@ -224,7 +224,7 @@ unsafe fn many<S: Simd, B: Blocks, const V: usize, const C: usize>(
                 let mut x = Group::<C>::new(x.panel(panel)).add(stretch * STRETCH);
                 let mut unpacked = Unpacked::<B>::new(codes, factors);
                 for _ in 0..n {
-                    accumulate::<S, B, _, V, C>(s, &mut sums, x, unpacked);
+                    accumulate::<S, B, _, V, C>(s, &mut sums, x, &unpacked);
                     (x, unpacked) = (x.add(1), unpacked.next());
                 }
             }
@@ -272,18 +272,18 @@ unsafe fn unpack<S: Simd, B: Blocks>(s: S, weights: &[u8], codes: &mut [Lanes<u3
 }
 
 /// Thirty-two weights of a panel's rows.
-trait Weights<S: Simd>: Copy {
+trait Weights<S: Simd> {
     /// Codes `4 · word..` of vector `v` of the rows.
     ///
     /// # Safety
     /// The weights are in memory; so below.
-    unsafe fn codes(self, s: S, word: usize, v: usize) -> S::I;
+    unsafe fn codes(&self, s: S, word: usize, v: usize) -> S::I;
 
     /// Scale and minimum of a group of them.
     ///
     /// # Safety
     /// See [`Self::codes`].
-    unsafe fn factors(self, s: S, group: usize, v: usize) -> (S::F, S::F);
+    unsafe fn factors(&self, s: S, group: usize, v: usize) -> (S::F, S::F);
 }
 
 /// As the panel holds them: thirty-two `i` of a block, of one vector of rows.
@@ -293,22 +293,15 @@ struct Encoded<S: Simd, B: Blocks> {
     i: usize,
 }
 
-impl<S: Simd, B: Blocks> Clone for Encoded<S, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<S: Simd, B: Blocks> Copy for Encoded<S, B> {}
-
 impl<S: Simd, B: Blocks> Weights<S> for Encoded<S, B> {
     #[inline(always)]
-    unsafe fn codes(self, s: S, word: usize, _: usize) -> S::I {
+    unsafe fn codes(&self, s: S, word: usize, _: usize) -> S::I {
         // SAFETY: the caller's promise.
         unsafe { B::codes(s, self.at, self.i, word) }
     }
 
     #[inline(always)]
-    unsafe fn factors(self, s: S, group: usize, _: usize) -> (S::F, S::F) {
+    unsafe fn factors(&self, s: S, group: usize, _: usize) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
         unsafe { B::factors(s, self.at, self.head, self.i * const { 32 / B::GROUP } + group) }
     }
@@ -320,13 +313,6 @@ struct Unpacked<B> {
     factors: *const f32,
     blocks: PhantomData<B>,
 }
-
-impl<B> Clone for Unpacked<B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<B> Copy for Unpacked<B> {}
 
 impl<B: Blocks> Unpacked<B> {
     /// The first.
@@ -349,13 +335,13 @@ impl<B: Blocks> Unpacked<B> {
 
 impl<S: Simd, B: Blocks> Weights<S> for Unpacked<B> {
     #[inline(always)]
-    unsafe fn codes(self, s: S, word: usize, v: usize) -> S::I {
+    unsafe fn codes(&self, s: S, word: usize, v: usize) -> S::I {
         // SAFETY: the caller's promise.
         unsafe { s.load(self.codes.add(word * ROWS + v * S::LANES).cast()) }
     }
 
     #[inline(always)]
-    unsafe fn factors(self, s: S, group: usize, v: usize) -> (S::F, S::F) {
+    unsafe fn factors(&self, s: S, group: usize, v: usize) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
         unsafe {
             let scale = self.factors.add(group * 2 * ROWS + v * S::LANES);
@@ -392,7 +378,7 @@ unsafe fn accumulate<S: Simd, B: Blocks, W: Weights<S>, const V: usize, const C:
     s: S,
     sums: &mut Sums<S, V, C>,
     x: Group<C>,
-    weights: W,
+    weights: &W,
 ) {
     let (group_words, run) = (const { B::GROUP / 4 }, const { run::<S, B>() });
     let mut parts = [[s.zero(); V]; C];

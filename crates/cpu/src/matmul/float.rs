@@ -88,8 +88,6 @@ impl<'a> Stretches<'a> {
 trait Load {
     /// Bytes of one weight.
     const BYTES: usize;
-    /// Whether the weights come from memory.
-    const STREAMS: bool = true;
     /// # Safety
     /// `LANES` weights can be read at `at`.
     unsafe fn load<S: Simd>(s: S, at: *const u8) -> S::F;
@@ -99,10 +97,8 @@ struct F32;
 struct F16;
 struct Bf16;
 struct F8E4M3;
-/// F32 in a cache.
-struct Decoded;
 
-// SAFETY (all five): the weights can be read by the trait's contract.
+// SAFETY (all four): the weights can be read by the trait's contract.
 impl Load for F32 {
     const BYTES: usize = 4;
     #[inline(always)]
@@ -143,16 +139,6 @@ impl Load for F8E4M3 {
         let sign = s.shl(s.and(byte, s.splat(0x80)), 8);
         let half = s.or(sign, s.shl(s.or(magnitude, nan), 7));
         s.mul(s.f16_to_f32(half), s.splat_f32(256.0))
-    }
-}
-
-impl Load for Decoded {
-    const BYTES: usize = 4;
-    const STREAMS: bool = false;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, at: *const u8) -> S::F {
-        // SAFETY: see above.
-        unsafe { s.load_f32(at.cast()) }
     }
 }
 
@@ -215,7 +201,14 @@ fn pieces<S: Simd>(cols: &Range<usize>, stretch: usize) -> impl Iterator<Item = 
     })
 }
 
-/// Where rows that stream from memory are fetched from ahead of use.
+/// The weights of [`ROWS`] rows from a column on.
+struct Rows {
+    at: [*const u8; ROWS],
+    /// Of rows that stream from memory; none of those in a cache.
+    ahead: Option<Ahead>,
+}
+
+/// Where rows are fetched from ahead of use.
 #[derive(Clone, Copy)]
 struct Ahead {
     /// Bytes that are left of the rows.
@@ -239,14 +232,14 @@ fn streamed<S: Simd, L: Load>(s: S, format: Format, tile: &Tile<'_, '_>, scratch
         sums.fill(0.0);
         for piece in pieces::<S>(cols, stretch) {
             let offset = (piece.start - cols.start) * L::BYTES;
-            let weights = rows.map(|row| row[offset..][..piece.len() * L::BYTES].as_ptr());
-            let ahead = Ahead { left: row_bytes - offset, jump: (ROWS - 1) * row_bytes };
+            let at = rows.map(|row| row[offset..][..piece.len() * L::BYTES].as_ptr());
+            let rows = Rows { at, ahead: Some(Ahead { left: row_bytes - offset, jump: (ROWS - 1) * row_bytes }) };
             let mut token = 0;
             while token < tile.x.n_tokens() {
                 // SAFETY: the rows have the piece's columns.
                 token += unsafe {
                     let sums = &mut sums[token * ROWS * S::LANES..];
-                    products::<S, L>(s, &weights, ahead, tile.x, token..tile.x.n_tokens(), &piece, sums, ROWS)
+                    products::<S, L>(s, &rows, tile.x, token..tile.x.n_tokens(), &piece, sums, ROWS)
                 };
             }
         }
@@ -282,23 +275,14 @@ fn decoded<S: Simd>(s: S, format: Format, tile: &Tile<'_, '_>, scratch: &mut Scr
                         for line in (0..part).step_by(16) {
                             s.prefetch(next.wrapping_add(line).cast());
                         }
-                        let mut group: [*const u8; ROWS] = [std::ptr::null(); ROWS];
+                        let mut rows = Rows { at: [std::ptr::null(); ROWS], ahead: None };
                         for r in 0..ROWS {
-                            group[r] = weights[(row + r) * piece.len()..].as_ptr().cast();
+                            rows.at[r] = weights[(row + r) * piece.len()..].as_ptr().cast();
                         }
                         let sums = &mut sums[((token - tokens.start) * DECODED_ROWS + row) * S::LANES..];
                         // SAFETY: the rows have the piece's columns.
                         done = unsafe {
-                            products::<S, Decoded>(
-                                s,
-                                &group,
-                                Ahead { left: 0, jump: 0 },
-                                tile.x,
-                                token..tokens.end,
-                                &piece,
-                                sums,
-                                DECODED_ROWS,
-                            )
+                            products::<S, F32>(s, &rows, tile.x, token..tokens.end, &piece, sums, DECODED_ROWS)
                         };
                     }
                     token += done;
@@ -337,32 +321,30 @@ fn decode<S: Simd>(s: S, format: Format, row: &[u8], start: usize, out: &mut [f3
 /// # Safety
 /// See [`product`].
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn products<S: Simd, L: Load>(
     s: S,
-    w: &[*const u8; ROWS],
-    ahead: Ahead,
+    rows: &Rows,
     x: &Stretches<'_>,
     tokens: Range<usize>,
     cols: &Range<usize>,
     sums: &mut [f32],
-    rows: usize,
+    row_stride: usize,
 ) -> usize {
     let n_tokens = tokens.len().min(const { tokens_at_once::<S>() });
     let stride = x.stride(cols.start);
-    assert!(sums.len() >= ((n_tokens - 1) * rows + ROWS) * S::LANES);
+    assert!(sums.len() >= ((n_tokens - 1) * row_stride + ROWS) * S::LANES);
     let x = x.get(tokens.start, cols.start);
     assert!(x.len() >= (n_tokens - 1) * stride + cols.len());
     let (x, n, sums) = (x.as_ptr(), cols.len(), sums.as_mut_ptr());
     // SAFETY: the caller's promise, and the assertions.
     unsafe {
         match n_tokens {
-            6 if const { tokens_at_once::<S>() >= 6 } => product::<S, L, 6>(s, w, ahead, x, stride, n, sums, rows),
-            5 if const { tokens_at_once::<S>() >= 6 } => product::<S, L, 5>(s, w, ahead, x, stride, n, sums, rows),
-            4 if const { tokens_at_once::<S>() >= 6 } => product::<S, L, 4>(s, w, ahead, x, stride, n, sums, rows),
-            3 => product::<S, L, 3>(s, w, ahead, x, stride, n, sums, rows),
-            2 => product::<S, L, 2>(s, w, ahead, x, stride, n, sums, rows),
-            _ => product::<S, L, 1>(s, w, ahead, x, stride, n, sums, rows),
+            6 if const { tokens_at_once::<S>() >= 6 } => product::<S, L, 6>(s, rows, x, stride, n, sums, row_stride),
+            5 if const { tokens_at_once::<S>() >= 6 } => product::<S, L, 5>(s, rows, x, stride, n, sums, row_stride),
+            4 if const { tokens_at_once::<S>() >= 6 } => product::<S, L, 4>(s, rows, x, stride, n, sums, row_stride),
+            3 => product::<S, L, 3>(s, rows, x, stride, n, sums, row_stride),
+            2 => product::<S, L, 2>(s, rows, x, stride, n, sums, row_stride),
+            _ => product::<S, L, 1>(s, rows, x, stride, n, sums, row_stride),
         }
     }
     n_tokens
@@ -372,49 +354,47 @@ unsafe fn products<S: Simd, L: Load>(
 ///
 /// # Safety
 /// There are as many weights in each row, as many activations in each token, `stride` apart, and sums of [`ROWS`] rows in
-/// each token, `rows` vectors apart.
+/// each token, `row_stride` vectors apart.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn product<S: Simd, L: Load, const C: usize>(
     s: S,
-    w: &[*const u8; ROWS],
-    ahead: Ahead,
+    rows: &Rows,
     x: *const f32,
     stride: usize,
     n: usize,
     sums: *mut f32,
-    rows: usize,
+    row_stride: usize,
 ) {
     // SAFETY: vectors within these bounds.
     unsafe {
         let mut vectors = [[s.splat_f32(0.0); C]; ROWS];
         for r in 0..ROWS {
             for c in 0..C {
-                vectors[r][c] = s.load_f32(sums.add((c * rows + r) * S::LANES));
+                vectors[r][c] = s.load_f32(sums.add((c * row_stride + r) * S::LANES));
             }
         }
         let mut i = 0;
         while i + UNROLL * S::LANES <= n {
-            if L::STREAMS {
+            if let Some(ahead) = rows.ahead {
                 for r in 0..ROWS {
                     for line in (0..UNROLL * S::LANES * L::BYTES).step_by(64) {
                         let at = i * L::BYTES + line + AHEAD;
-                        s.prefetch(w[r].wrapping_add(at + if at < ahead.left { 0 } else { ahead.jump }));
+                        s.prefetch(rows.at[r].wrapping_add(at + if at < ahead.left { 0 } else { ahead.jump }));
                     }
                 }
             }
             for u in 0..UNROLL {
-                step::<S, L, C>(s, w, x, stride, i + u * S::LANES, &mut vectors);
+                step::<S, L, C>(s, &rows.at, x, stride, i + u * S::LANES, &mut vectors);
             }
             i += UNROLL * S::LANES;
         }
         while i < n {
-            step::<S, L, C>(s, w, x, stride, i, &mut vectors);
+            step::<S, L, C>(s, &rows.at, x, stride, i, &mut vectors);
             i += S::LANES;
         }
         for r in 0..ROWS {
             for c in 0..C {
-                s.store_f32(vectors[r][c], sums.add((c * rows + r) * S::LANES));
+                s.store_f32(vectors[r][c], sums.add((c * row_stride + r) * S::LANES));
             }
         }
     }
