@@ -17,7 +17,6 @@ use crate::simd::Instructions;
 use crate::tokens::Tokens;
 use std::cell::RefCell;
 use std::marker::PhantomData;
-use std::ops::Range;
 
 /// Several products of one input, in one stage: the threads meet once for all of them.
 pub(crate) fn matmul(
@@ -39,8 +38,8 @@ pub(crate) fn matmul(
         .iter_mut()
         .map(|(w, out)| {
             assert_eq!((x.cols, out.cols), (w.table.cols, w.table.rows), "matmul: columns of x and out");
-            let step = rows_per_task(w.table.rows, pool.n_threads(), x.rows);
-            Job { w, step, n_tasks: w.table.rows.div_ceil(step), out: SharedMut::new(out.set_rows(x.rows)) }
+            let n_tasks = n_tasks(w, pool.n_threads(), x.rows);
+            Job { w, n_tasks, out: SharedMut::new(out.set_rows(x.rows)) }
         })
         .collect();
     pool.run(products.iter().map(|job| job.n_tasks).sum(), &|mut task| {
@@ -50,12 +49,11 @@ pub(crate) fn matmul(
             found
         });
         let job = job.expect("as many tasks as the products have together");
-        let rows = task * job.step..job.w.table.rows.min((task + 1) * job.step);
         SCRATCH.with_borrow_mut(|scratch| match (&quantized, &stretches) {
             (Some(x), _) if formats::has(job.w.table.format) => {
-                formats::with!(job.w.table.format, B => by_panels::<B>(instructions, x, job, rows, scratch), else ());
+                formats::with!(job.w.table.format, B => by_panels::<B>(instructions, x, job, task, scratch), else ());
             }
-            (_, Some(x)) => by_rows(instructions, x, job, rows, &mut scratch.float),
+            (_, Some(x)) => by_rows(instructions, x, job, task, &mut scratch.float),
             _ => unreachable!("every format has a kind of input"),
         });
     });
@@ -67,15 +65,18 @@ struct Job<'a> {
     w: &'a Matrix,
     /// `[tokens, rows of w]`
     out: SharedMut<'a, f32>,
-    /// Rows of a task, whole panels.
-    step: usize,
     n_tasks: usize,
 }
 
-/// Rows that a task takes: enough that a thread streams, few enough that threads end together.
-fn rows_per_task(rows: usize, n_threads: usize, n_tokens: usize) -> usize {
-    let n_panels = if n_tokens > 8 { 1 } else { (rows / panel::ROWS / (n_threads * 8)).clamp(1, 8) };
-    n_panels * panel::ROWS
+/// How many tasks a product is: so few that each streams, so many that threads end together.
+fn n_tasks(w: &Matrix, n_threads: usize, n_tokens: usize) -> usize {
+    let n_panels = w.table.rows.div_ceil(panel::ROWS);
+    let each = match w.panels {
+        Some(_) => blocks::streams(n_tokens),
+        None if n_tokens > 8 => 1,
+        None => (n_panels / (n_threads * 8)).clamp(1, 8),
+    };
+    n_panels.div_ceil(each)
 }
 
 /// Memory that a thread's tasks work in.
@@ -92,32 +93,42 @@ thread_local! {
     static STRETCHES: RefCell<Aligned> = RefCell::default();
 }
 
-/// Some rows of a product of a block format.
+/// Some panels of a product of a block format.
 fn by_panels<B: formats::Blocks>(
     instructions: Instructions,
     x: &Tokens,
     job: &Job,
-    rows: Range<usize>,
+    task: usize,
     scratch: &mut Scratch,
 ) {
     let table = &job.w.table;
-    for row in rows.clone().step_by(panel::ROWS) {
-        let n_rows = panel::ROWS.min(rows.end - row);
-        let put = |token: usize, products: &[f32; panel::ROWS]| {
+    let Scratch { panel, blocks, .. } = scratch;
+    let n_panels = table.rows.div_ceil(panel::ROWS);
+    let mut product = |panels: &[usize], weights: &[&[u8]]| {
+        let put = |i: usize, token: usize, products: &[f32; panel::ROWS]| {
+            let row = panels[i] * panel::ROWS;
+            let n_rows = panel::ROWS.min(table.rows - row);
             // SAFETY: these columns of `out` belong to this task alone.
             let out = unsafe { job.out.slice(token * table.rows + row, n_rows) };
             out.copy_from_slice(&products[..n_rows]);
         };
-        let weights = match &job.w.panels {
-            Some(panels) => panels.get(row / panel::ROWS),
-            None => {
-                scratch.panel.resize(table.row_bytes() * panel::ROWS, 0);
-                table.interleave(row / panel::ROWS, &mut scratch.panel);
-                &scratch.panel
+        instructions.run(blocks::Product { weights, x, put, scratch: blocks, blocks: PhantomData::<B> });
+    };
+    match &job.w.panels {
+        // Far from each other: the next task goes on where each of these ends.
+        Some(copy) => {
+            let panels: Vec<usize> = (task..n_panels).step_by(job.n_tasks).collect();
+            let weights: Vec<&[u8]> = panels.iter().map(|panel| copy.get(*panel)).collect();
+            product(&panels, &weights);
+        }
+        None => {
+            panel.resize(table.row_bytes() * panel::ROWS, 0);
+            let each = n_panels.div_ceil(job.n_tasks);
+            for i in task * each..n_panels.min((task + 1) * each) {
+                table.interleave(i, panel);
+                product(&[i], &[panel]);
             }
-        };
-        let scratch = &mut scratch.blocks;
-        instructions.run(blocks::Product { weights, x, put, scratch, blocks: PhantomData::<B> });
+        }
     }
 }
 
@@ -149,14 +160,10 @@ impl Tile<'_, '_> {
 }
 
 /// Some rows of a product of a float format.
-fn by_rows(
-    instructions: Instructions,
-    x: &float::Stretches,
-    job: &Job,
-    rows: Range<usize>,
-    scratch: &mut float::Scratch,
-) {
+fn by_rows(instructions: Instructions, x: &float::Stretches, job: &Job, task: usize, scratch: &mut float::Scratch) {
     let table = &job.w.table;
+    let each = table.rows.div_ceil(panel::ROWS).div_ceil(job.n_tasks) * panel::ROWS;
+    let rows = task * each..table.rows.min((task + 1) * each);
     let mut row = rows.start;
     while row < rows.end {
         let band = table.bands.iter().find(|band| band.rows.contains(&row)).expect("the row exists");

@@ -30,8 +30,13 @@ fn interleave_blocks<B: Blocks>(rows: [&[u8]; ROWS], out: &mut [u8]) {
     let n = B::FORMAT.info().block_bytes;
     let n_blocks = out.len() / (ROWS * n);
     let rows = rows.map(|row| &row[..n_blocks * n]);
+    // Room for a block of any format.
+    let mut arranged = [[0; 256]; ROWS];
     for (block, out) in out.chunks_exact_mut(ROWS * n).enumerate() {
-        let rows = rows.map(|row| &row[block * n..][..n]);
+        for (arranged, row) in arranged.iter_mut().zip(rows) {
+            B::arrange(&row[block * n..][..n], &mut arranged[..n]);
+        }
+        let rows = arranged.each_ref().map(|row| &row[..n]);
         let mut offset = 0;
         while offset < n {
             let out = &mut out[ROWS * offset..];

@@ -1,7 +1,6 @@
 //! `IQ4_NL` and `IQ4_XS`: a code is an index into a table of sixteen bytes, which is one shuffle.
 
-use super::q4::nibbles;
-use super::{At, Blocks, byte, shift};
+use super::{At, Blocks, bits, byte, shift};
 use crate::simd::Simd;
 use puna_format::{BlockIQ4_NL, BlockIQ4_XS, Format, IQ4_VALUES};
 use std::mem::offset_of;
@@ -13,6 +12,8 @@ impl Blocks for IQ4_NL {
     const FORMAT: Format = Format::IQ4_NL;
     const HALVES: &[usize] = &[offset_of!(BlockIQ4_NL, d)];
     const PER_BLOCK: usize = 1;
+    const CODES: usize = offset_of!(BlockIQ4_NL, qs);
+    const STRIDE: usize = 16;
     const MAX_CODE: u32 = 127;
     const SIGNED: bool = true;
     type Head<S: Simd> = ();
@@ -27,9 +28,9 @@ impl Blocks for IQ4_NL {
     }
 
     #[inline(always)]
-    unsafe fn codes<S: Simd>(s: S, at: At, _: usize, word: usize) -> S::I {
+    unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I {
         // SAFETY: the caller's promise.
-        s.signed(s.lookup(&IQ4_VALUES, unsafe { nibbles(s, at, offset_of!(BlockIQ4_NL, qs), word) }))
+        s.signed(s.lookup(&IQ4_VALUES, unsafe { bits::<S, 4>(s, at, 0, word, 0) }))
     }
 }
 
@@ -40,6 +41,8 @@ impl Blocks for IQ4_XS {
     const FORMAT: Format = Format::IQ4_XS;
     const HALVES: &[usize] = &[offset_of!(BlockIQ4_XS, d), offset_of!(BlockIQ4_XS, scales_h)];
     const PER_BLOCK: usize = 8;
+    const CODES: usize = offset_of!(BlockIQ4_XS, qs);
+    const STRIDE: usize = 16;
     const MAX_CODE: u32 = 127;
     const SIGNED: bool = true;
     /// `d`.
@@ -63,8 +66,8 @@ impl Blocks for IQ4_XS {
     }
 
     #[inline(always)]
-    unsafe fn codes<S: Simd>(s: S, at: At, i: usize, word: usize) -> S::I {
+    unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I {
         // SAFETY: the caller's promise.
-        s.signed(s.lookup(&IQ4_VALUES, unsafe { nibbles(s, at, offset_of!(BlockIQ4_XS, qs) + 16 * i, word) }))
+        s.signed(s.lookup(&IQ4_VALUES, unsafe { bits::<S, 4>(s, at, 0, word, 0) }))
     }
 }

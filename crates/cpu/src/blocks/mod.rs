@@ -29,44 +29,44 @@ use crate::panel::ROWS;
 use crate::simd::Simd;
 use puna_format::Format;
 
-/// A block of some of a panel's rows: `LANES` of them from row `lane` on.
+/// A block, or a part of one, of some of a panel's rows: `LANES` of them from row `lane` on.
 #[derive(Clone, Copy)]
 pub(crate) struct At {
-    /// The panel's block.
-    pub block: *const u8,
+    /// The panel's bytes, from the block or the part on.
+    pub bytes: *const u8,
     /// The first row.
     pub lane: usize,
 }
 
 impl At {
-    /// The four bytes at `offset` of each row's block.
+    /// The four bytes at `offset` of each row.
     ///
     /// # Safety
-    /// The block is in memory, and a four-byte field of its format covers the offset.
+    /// They are in memory, and a four-byte field of its format covers the offset.
     #[inline(always)]
     pub unsafe fn word<S: Simd>(self, s: S, offset: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { s.load(self.block.add(ROWS * offset + 4 * self.lane)) }
+        unsafe { s.load(self.bytes.add(ROWS * offset + 4 * self.lane)) }
     }
 
-    /// The two bytes at `offset` of each row's block.
+    /// The two bytes at `offset` of each row.
     ///
     /// # Safety
-    /// The block is in memory, and `offset` is that of a two-byte field of its format.
+    /// They are in memory, and `offset` is that of a two-byte field of its format.
     #[inline(always)]
     pub unsafe fn u16<S: Simd>(self, s: S, offset: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { s.load_u16(self.block.add(ROWS * offset + 2 * self.lane)) }
+        unsafe { s.load_u16(self.bytes.add(ROWS * offset + 2 * self.lane)) }
     }
 
-    /// The f16 at `offset` of each row's block.
+    /// The f16 at `offset` of each row.
     ///
     /// # Safety
-    /// The block is in memory, and `offset` is that of a two-byte field of its format.
+    /// They are in memory, and `offset` is that of a two-byte field of its format.
     #[inline(always)]
     pub unsafe fn f16<S: Simd>(self, s: S, offset: usize) -> S::F {
         // SAFETY: the caller's promise.
-        unsafe { s.load_f16(self.block.add(ROWS * offset + 2 * self.lane)) }
+        unsafe { s.load_f16(self.bytes.add(ROWS * offset + 2 * self.lane)) }
     }
 }
 
@@ -74,7 +74,7 @@ impl At {
 pub(crate) trait Blocks: Send + Sync + 'static {
     /// The format.
     const FORMAT: Format;
-    /// Offsets of the block's two-byte fields; all its other bytes are taken by fours.
+    /// Offsets of the two-byte fields of an arranged block; all its other bytes are taken by fours.
     const HALVES: &[usize];
     /// Thirty-twos in a block: 1 or 8.
     const PER_BLOCK: usize;
@@ -88,6 +88,17 @@ pub(crate) trait Blocks: Send + Sync + 'static {
     const OFFSET: Option<u32> = None;
     /// Whether there is a minimum.
     const HAS_MIN: bool = false;
+
+    /// Where an arranged block has the codes of its first thirty-two.
+    const CODES: usize;
+    /// Bytes of a thirty-two's codes.
+    const STRIDE: usize;
+
+    /// Writes a block as panels hold it, in as many bytes: first what factors are made of, then one thirty-two behind the
+    /// other, the bits of its codes as [`bits`] takes them.
+    fn arrange(block: &[u8], out: &mut [u8]) {
+        out.copy_from_slice(block);
+    }
 
     /// What is unpacked once a block.
     type Head<S: Simd>: Copy;
@@ -104,11 +115,11 @@ pub(crate) trait Blocks: Send + Sync + 'static {
     /// See [`Self::head`].
     unsafe fn factors<S: Simd>(s: S, at: At, head: Self::Head<S>, group: usize) -> (S::F, S::F);
 
-    /// Codes `4 · word..` of the thirty-two `i` of the block, `word` in 0..8.
+    /// Codes `4 · word..` of the thirty-two at `at`, `word` in 0..8.
     ///
     /// # Safety
-    /// See [`Self::head`].
-    unsafe fn codes<S: Simd>(s: S, at: At, i: usize, word: usize) -> S::I;
+    /// The thirty-two is in memory.
+    unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I;
 }
 
 /// The power of two by which codes are too large, as a kernel's instructions take them.
@@ -137,6 +148,30 @@ pub(crate) use with;
 /// Whether a format is one of these.
 pub(crate) fn has(format: Format) -> bool {
     with!(format, B => { let _ = B::FORMAT; true }, else false)
+}
+
+/// `B` bits of each of the codes `4 · word..` of a thirty-two, from bit `to` of each byte on, out of the `4 · B` bytes at
+/// `offset` that hold these bits of all of them: word w of the thirty-two is in word w % B, from bit B · (w / B) on.
+///
+/// # Safety
+/// As [`At::word`].
+#[inline(always)]
+unsafe fn bits<S: Simd, const B: usize>(s: S, at: At, offset: usize, word: usize, to: usize) -> S::I {
+    // SAFETY: the caller's promise.
+    let words = unsafe { at.word(s, offset + 4 * (word % B)) };
+    bytes(s, shift(s, words, to as i32 - (word / B * B) as i32), ((1 << B) - 1) << to)
+}
+
+/// Takes 32 bytes of which each holds `B` bits of a code of 8 / B thirty-twos, and writes the bits of thirty-two i, as
+/// [`bits`] takes them, from byte `start + i * stride` on.
+fn arrange_bits<const B: usize>(bytes: &[u8], out: &mut [u8], start: usize, stride: usize) {
+    let bytes: &[u8; 32] = bytes.try_into().expect("32 bytes");
+    for i in 0..8 / B {
+        for (byte, out) in out[start + i * stride..][..4 * B].iter_mut().enumerate() {
+            let field = |n| (bytes[4 * B * n + byte] >> (B * i) & ((1 << B) - 1)) << (B * n);
+            *out = (0..8 / B).fold(0, |out, n| out | field(n));
+        }
+    }
 }
 
 /// Bits of each byte that a code has: `mask` in all four.

@@ -1,38 +1,52 @@
 //! `Q3_K`: two bits and a third, with a 6-bit scale for every 16 weights.
 
-use super::q2_k::two_bits;
-use super::{At, Blocks, byte, bytes, shift};
+use super::{At, Blocks, arrange_bits, bits, byte, shift};
 use crate::simd::Simd;
+use bytemuck::from_bytes;
 use puna_format::{BlockQ3_K, Format};
-use std::mem::offset_of;
 
 /// [`Format::Q3_K`]
 pub(crate) struct Q3_K;
 
+/// Where an arranged block has its fields.
+const D: usize = 0;
+const SCALES: usize = 2;
+/// Where a thirty-two has its third bits, behind the two.
+const THIRD: usize = 8;
+
 impl Blocks for Q3_K {
     const FORMAT: Format = Format::Q3_K;
-    const HALVES: &[usize] = &[offset_of!(BlockQ3_K, d)];
+    const HALVES: &[usize] = &[D];
     const PER_BLOCK: usize = 8;
+    const CODES: usize = 14;
+    const STRIDE: usize = 12;
     const GROUP: usize = 16;
     const MAX_CODE: u32 = 7;
     const OFFSET: Option<u32> = Some(2);
     /// `d`.
     type Head<S: Simd> = S::F;
 
+    fn arrange(block: &[u8], out: &mut [u8]) {
+        let block: &BlockQ3_K = from_bytes(block);
+        out[D..][..2].copy_from_slice(&block.d);
+        out[SCALES..][..12].copy_from_slice(&block.scales);
+        for (half, bytes) in block.qs.chunks_exact(32).enumerate() {
+            arrange_bits::<2>(bytes, out, Self::CODES + 4 * half * Self::STRIDE, Self::STRIDE);
+        }
+        arrange_bits::<1>(&block.hmask, out, Self::CODES + THIRD, Self::STRIDE);
+    }
+
     #[inline(always)]
     unsafe fn head<S: Simd>(s: S, at: At) -> S::F {
         // SAFETY: the caller's promise.
-        unsafe { at.f16(s, offset_of!(BlockQ3_K, d)) }
+        unsafe { at.f16(s, D) }
     }
 
     #[inline(always)]
     unsafe fn factors<S: Simd>(s: S, at: At, d: S::F, group: usize) -> (S::F, S::F) {
         // The low four bits are a half of one of the first eight bytes, the upper two a quarter of one of the last four.
         // SAFETY: the caller's promise.
-        let (low, high) = unsafe {
-            let scales = offset_of!(BlockQ3_K, scales);
-            (at.word(s, scales + group % 8 / 4 * 4), at.word(s, scales + 8))
-        };
+        let (low, high) = unsafe { (at.word(s, SCALES + group % 8 / 4 * 4), at.word(s, SCALES + 8)) };
         let low = s.and(shift(s, byte(s, low, group % 4), -(group as i32 / 8 * 4)), s.splat(15));
         let high = s.and(shift(s, byte(s, high, group % 4), -(group as i32 / 4 * 2)), s.splat(3));
         let scale = s.sub(s.or(low, s.shl(high, 4)), s.splat(32));
@@ -40,12 +54,8 @@ impl Blocks for Q3_K {
     }
 
     #[inline(always)]
-    unsafe fn codes<S: Simd>(s: S, at: At, i: usize, word: usize) -> S::I {
+    unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I {
         // SAFETY: the caller's promise.
-        let (low, third) = unsafe {
-            (two_bits(s, at, offset_of!(BlockQ3_K, qs), i, word), at.word(s, offset_of!(BlockQ3_K, hmask) + 4 * word))
-        };
-        // Bit i of a byte is wanted as bit 2.
-        s.or(low, bytes(s, shift(s, third, 2 - i as i32), 4))
+        unsafe { s.or(bits::<S, 2>(s, at, 0, word, 0), bits::<S, 1>(s, at, THIRD, word, 2)) }
     }
 }

@@ -1,20 +1,9 @@
 //! `Q4_0` and `Q4_1`: nibbles, the low halves first.
 
-use super::{At, Blocks, bytes, shift};
+use super::{At, Blocks, bits};
 use crate::simd::Simd;
 use puna_format::{BlockQ4_0, BlockQ4_1, Format};
 use std::mem::offset_of;
-
-/// The nibbles `4 · word..` of the 16 bytes at `offset`: low halves, then high halves.
-///
-/// # Safety
-/// As [`At::word`].
-#[inline(always)]
-pub(super) unsafe fn nibbles<S: Simd>(s: S, at: At, offset: usize, word: usize) -> S::I {
-    // SAFETY: the caller's promise.
-    let pairs = unsafe { at.word(s, offset + 4 * (word % 4)) };
-    bytes(s, shift(s, pairs, -(word as i32 / 4 * 4)), 15)
-}
 
 /// [`Format::Q4_0`]
 pub(crate) struct Q4_0;
@@ -23,6 +12,8 @@ impl Blocks for Q4_0 {
     const FORMAT: Format = Format::Q4_0;
     const HALVES: &[usize] = &[offset_of!(BlockQ4_0, d)];
     const PER_BLOCK: usize = 1;
+    const CODES: usize = offset_of!(BlockQ4_0, qs);
+    const STRIDE: usize = 16;
     const MAX_CODE: u32 = 15;
     const OFFSET: Option<u32> = Some(3);
     type Head<S: Simd> = ();
@@ -37,9 +28,9 @@ impl Blocks for Q4_0 {
     }
 
     #[inline(always)]
-    unsafe fn codes<S: Simd>(s: S, at: At, _: usize, word: usize) -> S::I {
+    unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { nibbles(s, at, offset_of!(BlockQ4_0, qs), word) }
+        unsafe { bits::<S, 4>(s, at, 0, word, 0) }
     }
 }
 
@@ -50,6 +41,8 @@ impl Blocks for Q4_1 {
     const FORMAT: Format = Format::Q4_1;
     const HALVES: &[usize] = &[offset_of!(BlockQ4_1, d), offset_of!(BlockQ4_1, m)];
     const PER_BLOCK: usize = 1;
+    const CODES: usize = offset_of!(BlockQ4_1, qs);
+    const STRIDE: usize = 16;
     const MAX_CODE: u32 = 15;
     const HAS_MIN: bool = true;
     type Head<S: Simd> = ();
@@ -65,8 +58,8 @@ impl Blocks for Q4_1 {
     }
 
     #[inline(always)]
-    unsafe fn codes<S: Simd>(s: S, at: At, _: usize, word: usize) -> S::I {
+    unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { nibbles(s, at, offset_of!(BlockQ4_1, qs), word) }
+        unsafe { bits::<S, 4>(s, at, 0, word, 0) }
     }
 }

@@ -1,7 +1,9 @@
 //! `Q4_K` and `Q5_K`: nibbles (and fifth bits), with a 6-bit scale and minimum for every 32 weights.
 
-use super::{At, Blocks, byte, bytes, shift};
+use super::q5::five_bits;
+use super::{At, Blocks, arrange_bits, bits, byte, bytes, shift};
 use crate::simd::Simd;
+use bytemuck::from_bytes;
 use puna_format::{BlockQ4_K, BlockQ5_K, Format};
 use std::mem::offset_of;
 
@@ -54,17 +56,6 @@ impl<S: Simd> Head<S> {
     }
 }
 
-/// The nibbles `4 · word..` of thirty-two `i`: low and high halves of each 32 bytes in turn.
-///
-/// # Safety
-/// As [`At::word`].
-#[inline(always)]
-unsafe fn low<S: Simd>(s: S, at: At, offset: usize, i: usize, word: usize) -> S::I {
-    // SAFETY: the caller's promise.
-    let pairs = unsafe { at.word(s, offset + i / 2 * 32 + 4 * word) };
-    bytes(s, shift(s, pairs, -(i as i32 % 2 * 4)), 15)
-}
-
 /// [`Format::Q4_K`]
 pub(crate) struct Q4_K;
 
@@ -72,9 +63,19 @@ impl Blocks for Q4_K {
     const FORMAT: Format = Format::Q4_K;
     const HALVES: &[usize] = &[offset_of!(BlockQ4_K, d), offset_of!(BlockQ4_K, dmin)];
     const PER_BLOCK: usize = 8;
+    const CODES: usize = 16;
+    const STRIDE: usize = 16;
     const MAX_CODE: u32 = 15;
     const HAS_MIN: bool = true;
     type Head<S: Simd> = Head<S>;
+
+    fn arrange(block: &[u8], out: &mut [u8]) {
+        out[..Self::CODES].copy_from_slice(&block[..Self::CODES]);
+        let block: &BlockQ4_K = from_bytes(block);
+        for (pair, bytes) in block.qs.chunks_exact(32).enumerate() {
+            arrange_bits::<4>(bytes, out, Self::CODES + 2 * pair * Self::STRIDE, Self::STRIDE);
+        }
+    }
 
     #[inline(always)]
     unsafe fn head<S: Simd>(s: S, at: At) -> Head<S> {
@@ -88,22 +89,36 @@ impl Blocks for Q4_K {
     }
 
     #[inline(always)]
-    unsafe fn codes<S: Simd>(s: S, at: At, i: usize, word: usize) -> S::I {
+    unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { low(s, at, offset_of!(BlockQ4_K, qs), i, word) }
+        unsafe { bits::<S, 4>(s, at, 0, word, 0) }
     }
 }
 
 /// [`Format::Q5_K`]
 pub(crate) struct Q5_K;
 
+/// Where a thirty-two has its fifth bits, behind the nibbles.
+const FIFTH: usize = 16;
+
 impl Blocks for Q5_K {
     const FORMAT: Format = Format::Q5_K;
     const HALVES: &[usize] = &[offset_of!(BlockQ5_K, d), offset_of!(BlockQ5_K, dmin)];
     const PER_BLOCK: usize = 8;
+    const CODES: usize = 16;
+    const STRIDE: usize = 20;
     const MAX_CODE: u32 = 31;
     const HAS_MIN: bool = true;
     type Head<S: Simd> = Head<S>;
+
+    fn arrange(block: &[u8], out: &mut [u8]) {
+        out[..Self::CODES].copy_from_slice(&block[..Self::CODES]);
+        let block: &BlockQ5_K = from_bytes(block);
+        for (pair, bytes) in block.qs.chunks_exact(32).enumerate() {
+            arrange_bits::<4>(bytes, out, Self::CODES + 2 * pair * Self::STRIDE, Self::STRIDE);
+        }
+        arrange_bits::<1>(&block.qh, out, Self::CODES + FIFTH, Self::STRIDE);
+    }
 
     #[inline(always)]
     unsafe fn head<S: Simd>(s: S, at: At) -> Head<S> {
@@ -117,12 +132,8 @@ impl Blocks for Q5_K {
     }
 
     #[inline(always)]
-    unsafe fn codes<S: Simd>(s: S, at: At, i: usize, word: usize) -> S::I {
+    unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I {
         // SAFETY: the caller's promise.
-        let (low, fifth) = unsafe {
-            (low(s, at, offset_of!(BlockQ5_K, qs), i, word), at.word(s, offset_of!(BlockQ5_K, qh) + 4 * word))
-        };
-        // Bit i of a byte is wanted as bit 4.
-        s.or(low, bytes(s, shift(s, fifth, 4 - i as i32), 16))
+        unsafe { five_bits(s, at, 0, FIFTH, word) }
     }
 }

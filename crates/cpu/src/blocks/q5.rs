@@ -1,23 +1,26 @@
 //! `Q5_0` and `Q5_1`: nibbles, and a word of fifth bits.
 
-use super::q4::nibbles;
-use super::{At, Blocks, bytes};
+use super::{At, Blocks, bits};
 use crate::simd::Simd;
 use puna_format::{BlockQ5_0, BlockQ5_1, Format};
 use std::mem::offset_of;
 
-/// The codes `4 · word..`: nibbles at `low`; the fifth bit of code i is bit i of the word at `fifth`.
+/// The codes `4 · word..`: nibbles at `low`, fifth bits at `fifth`.
 ///
 /// # Safety
 /// As [`At::word`].
 #[inline(always)]
-unsafe fn five_bits<S: Simd>(s: S, at: At, low: usize, fifth: usize, word: usize) -> S::I {
+pub(super) unsafe fn five_bits<S: Simd>(s: S, at: At, low: usize, fifth: usize, word: usize) -> S::I {
     // SAFETY: the caller's promise.
-    let (low, fifth) = unsafe { (nibbles(s, at, low, word), at.word(s, fifth)) };
-    // Four codes' bits lie in one half of a byte.
-    let byte = s.spread_byte(fifth, word as u32 / 2);
-    let bit = if word.is_multiple_of(2) { [1, 2, 4, 8] } else { [16, 32, 64, 128] };
-    s.or(low, bytes(s, s.test_bytes(byte, s.splat(i32::from_le_bytes(bit))), 16))
+    unsafe { s.or(bits::<S, 4>(s, at, low, word, 0), bits::<S, 1>(s, at, fifth, word, 4)) }
+}
+
+/// Brings the fifth bits, of code i at bit i, into the order of [`bits`].
+fn arrange_fifth(bytes: &mut [u8]) {
+    let from = u32::from_le_bytes((&*bytes).try_into().expect("four bytes"));
+    for (byte, to) in bytes.iter_mut().enumerate() {
+        *to = (0..8).fold(0, |to, word| to | ((from >> (4 * word + byte) & 1) as u8) << word);
+    }
 }
 
 /// [`Format::Q5_0`]
@@ -27,9 +30,16 @@ impl Blocks for Q5_0 {
     const FORMAT: Format = Format::Q5_0;
     const HALVES: &[usize] = &[offset_of!(BlockQ5_0, d)];
     const PER_BLOCK: usize = 1;
+    const CODES: usize = offset_of!(BlockQ5_0, qh);
+    const STRIDE: usize = 20;
     const MAX_CODE: u32 = 31;
     const OFFSET: Option<u32> = Some(4);
     type Head<S: Simd> = ();
+
+    fn arrange(block: &[u8], out: &mut [u8]) {
+        out.copy_from_slice(block);
+        arrange_fifth(&mut out[offset_of!(BlockQ5_0, qh)..][..4]);
+    }
 
     #[inline(always)]
     unsafe fn head<S: Simd>(_: S, _: At) {}
@@ -41,9 +51,9 @@ impl Blocks for Q5_0 {
     }
 
     #[inline(always)]
-    unsafe fn codes<S: Simd>(s: S, at: At, _: usize, word: usize) -> S::I {
+    unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { five_bits(s, at, offset_of!(BlockQ5_0, qs), offset_of!(BlockQ5_0, qh), word) }
+        unsafe { five_bits(s, at, 4, 0, word) }
     }
 }
 
@@ -54,9 +64,16 @@ impl Blocks for Q5_1 {
     const FORMAT: Format = Format::Q5_1;
     const HALVES: &[usize] = &[offset_of!(BlockQ5_1, d), offset_of!(BlockQ5_1, m)];
     const PER_BLOCK: usize = 1;
+    const CODES: usize = offset_of!(BlockQ5_1, qh);
+    const STRIDE: usize = 20;
     const MAX_CODE: u32 = 31;
     const HAS_MIN: bool = true;
     type Head<S: Simd> = ();
+
+    fn arrange(block: &[u8], out: &mut [u8]) {
+        out.copy_from_slice(block);
+        arrange_fifth(&mut out[offset_of!(BlockQ5_1, qh)..][..4]);
+    }
 
     #[inline(always)]
     unsafe fn head<S: Simd>(_: S, _: At) {}
@@ -69,8 +86,8 @@ impl Blocks for Q5_1 {
     }
 
     #[inline(always)]
-    unsafe fn codes<S: Simd>(s: S, at: At, _: usize, word: usize) -> S::I {
+    unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { five_bits(s, at, offset_of!(BlockQ5_1, qs), offset_of!(BlockQ5_1, qh), word) }
+        unsafe { five_bits(s, at, 4, 0, word) }
     }
 }

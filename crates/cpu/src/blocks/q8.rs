@@ -12,6 +12,8 @@ impl Blocks for Q8_0 {
     const FORMAT: Format = Format::Q8_0;
     const HALVES: &[usize] = &[offset_of!(BlockQ8_0, d)];
     const PER_BLOCK: usize = 1;
+    const CODES: usize = offset_of!(BlockQ8_0, qs);
+    const STRIDE: usize = 32;
     const MAX_CODE: u32 = 128;
     const SIGNED: bool = true;
     type Head<S: Simd> = ();
@@ -26,8 +28,8 @@ impl Blocks for Q8_0 {
     }
 
     #[inline(always)]
-    unsafe fn codes<S: Simd>(s: S, at: At, _: usize, word: usize) -> S::I {
+    unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I {
         // SAFETY: the caller's promise.
-        s.signed(unsafe { at.word(s, offset_of!(BlockQ8_0, qs) + 4 * word) })
+        s.signed(unsafe { at.word(s, 4 * word) })
     }
 }

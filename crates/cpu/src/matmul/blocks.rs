@@ -13,18 +13,26 @@ use crate::blocks::{At, Blocks, offset};
 use crate::panel::ROWS;
 use crate::simd::{Kernel, Simd};
 use crate::tokens::{Group, Tokens};
-use std::hint::black_box;
 use std::marker::PhantomData;
 
 /// Thirty-twos that are unpacked at a time for many tokens: whole blocks of every format.
 const STRETCH: usize = 16;
 
-/// Bytes from a weight to those that are fetched while it is used: what memory delivers to one core in its latency, and no
-/// multiple of 4 KiB, where the line to come would push out the one in use.
-const AHEAD: usize = 2048;
+/// Panels that are read side by side where reading bounds the product: memory gives one core more as some streams than as
+/// one, and more yet only if they are fetched less far ahead.
+const STREAMS: usize = 3;
+
+/// Bytes from a weight to those of its stream that are fetched while it is used. All streams together are what memory
+/// delivers to one core in its latency.
+const AHEAD: usize = 768;
 
 /// Tokens up to which blocks are unpacked in registers.
 const FEW: usize = 4;
+
+/// How many panels of weights meet so many tokens together.
+pub(super) fn streams(n_tokens: usize) -> usize {
+    if n_tokens <= FEW { STREAMS } else { 1 }
+}
 
 /// The width of the token panels for so many tokens.
 pub(super) struct Width(pub usize);
@@ -44,13 +52,13 @@ impl Kernel for Width {
     }
 }
 
-/// The products of a panel of weights with all tokens.
+/// The products of some panels of weights with all tokens.
 pub(super) struct Product<'a, B, P> {
-    /// The panel, whole.
-    pub weights: &'a [u8],
+    /// The panels, whole: one, or some where there are few tokens.
+    pub weights: &'a [&'a [u8]],
     /// Tokens, in panels as [`Width`] says.
     pub x: &'a Tokens,
-    /// Takes the products of one token.
+    /// Takes the products of a panel with one token.
     pub put: P,
     /// Kept from product to product: fresh memory costs more than unpacking to it.
     pub scratch: &'a mut Scratch,
@@ -73,16 +81,17 @@ pub(super) struct Scratch {
     sums: Vec<Lanes<f32>>,
 }
 
-impl<B: Blocks, P: Fn(usize, &[f32; ROWS])> Kernel for Product<'_, B, P> {
+impl<B: Blocks, P: Fn(usize, usize, &[f32; ROWS])> Kernel for Product<'_, B, P> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Product { weights, x, put, scratch, .. } = self;
         let n_blocks = x.n_groups() / B::PER_BLOCK;
-        assert_eq!(weights.len(), n_blocks * block_bytes::<B>(), "the bytes of a panel");
+        assert!(weights.iter().all(|panel| panel.len() == n_blocks * block_bytes::<B>()), "the bytes of a panel");
+        let n_tokens = x.n_panels() * x.width();
         scratch.sums.clear();
-        scratch.sums.resize(x.n_panels() * x.width(), Lanes::default());
+        scratch.sums.resize(weights.len() * n_tokens, Lanes::default());
         // SAFETY: the panel and the tokens have as many groups; there is a sum for each token.
         unsafe {
             match const { ROWS / S::LANES } {
@@ -92,8 +101,10 @@ impl<B: Blocks, P: Fn(usize, &[f32; ROWS])> Kernel for Product<'_, B, P> {
                 _ => unreachable!("4, 8 or 16 lanes"),
             }
         }
-        for (token, sums) in (0..x.n_tokens()).zip(&scratch.sums) {
-            put(token, &sums.0);
+        for (panel, sums) in scratch.sums.chunks_exact(n_tokens).enumerate() {
+            for (token, sums) in sums[..x.n_tokens()].iter().enumerate() {
+                put(panel, token, &sums.0);
+            }
         }
     }
 }
@@ -122,12 +133,12 @@ fn block_bytes<B: Blocks>() -> usize {
 /// # Safety
 /// The panels of tokens have as many groups as there are in `weights`; there is a sum for each token.
 #[inline(always)]
-unsafe fn products<S: Simd, B: Blocks, const V: usize>(s: S, weights: &[u8], x: &Tokens, scratch: &mut Scratch) {
+unsafe fn products<S: Simd, B: Blocks, const V: usize>(s: S, weights: &[&[u8]], x: &Tokens, scratch: &mut Scratch) {
     // SAFETY: the caller's promise.
     unsafe {
         match x.width() {
-            1 if S::UNPACKS => few::<S, B, 1>(s, weights, x, &mut scratch.sums),
-            FEW if S::UNPACKS && x.n_panels() == 1 => few::<S, B, FEW>(s, weights, x, &mut scratch.sums),
+            1 if S::UNPACKS => few::<S, B, V, 1>(s, weights, x, scratch),
+            FEW if S::UNPACKS && x.n_panels() == 1 => few::<S, B, 1, FEW>(s, weights, x, scratch),
             1 => many::<S, B, V, 1>(s, weights, x, scratch),
             3 if S::TOKENS == 3 => many::<S, B, V, 3>(s, weights, x, scratch),
             4 if S::TOKENS == 4 => many::<S, B, V, 4>(s, weights, x, scratch),
@@ -163,34 +174,49 @@ fn store<S: Simd, const V: usize, const C: usize>(s: S, from: Sums<S, V, C>, sum
     }
 }
 
-/// All products of one panel of tokens; weights are unpacked in registers, a vector of rows at a time.
+/// All products of one panel of `C` tokens; weights are unpacked in registers, `V` vectors of rows at a time.
 ///
 /// # Safety
-/// `x` is a panel of `C` tokens with as many groups as there are in `weights`; there is a sum for each.
+/// `x` is a panel of `C` tokens with as many groups as there are in each panel of weights; there is a sum for each.
 #[inline(always)]
-unsafe fn few<S: Simd, B: Blocks, const C: usize>(s: S, weights: &[u8], x: &Tokens, all: &mut [Lanes<f32>]) {
+unsafe fn few<S: Simd, B: Blocks, const V: usize, const C: usize>(
+    s: S,
+    weights: &[&[u8]],
+    x: &Tokens,
+    scratch: &mut Scratch,
+) {
+    let Scratch { factors, sums, .. } = scratch;
+    let n_groups = const { B::PER_BLOCK * 32 / B::GROUP };
+    factors.resize(weights.len() * n_groups, Default::default());
     let mut x = Group::<C>::new(x.panel(0));
-    let share = block_bytes::<B>() / B::PER_BLOCK * S::LANES / ROWS;
-    for block in weights.chunks_exact(block_bytes::<B>()) {
-        for lane in (0..ROWS).step_by(S::LANES) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let mut at = At { block: block.as_ptr(), lane };
-                let head = B::head(s, at);
-                let mut sums = load::<S, 1, C>(s, all, lane);
-                eight_times!(i => {
-                    if i < B::PER_BLOCK {
-                        // A share of what comes next, so that fetching it takes as long as the work on this.
-                        let next = AHEAD + (i * ROWS + lane) / S::LANES * share;
-                        for line in (0..share).step_by(64) {
-                            s.prefetch(block.as_ptr().wrapping_add(next + line));
-                        }
-                        // Or codes that share words with later ones would be unpacked with them, and take registers.
-                        at.block = black_box(at.block);
-                        accumulate::<S, B, _, 1, C>(s, &mut sums, x.add(i), &Encoded::<S, B> { at, head, i });
+    let share = block_bytes::<B>() / B::PER_BLOCK;
+    for start in (0..weights[0].len()).step_by(block_bytes::<B>()) {
+        if const { B::PER_BLOCK > 1 } {
+            for (panel, factors) in weights.iter().zip(factors.chunks_exact_mut(n_groups)) {
+                let block = panel[start..][..block_bytes::<B>()].as_ptr();
+                // SAFETY: the block is in memory, and these are its factors' places.
+                unsafe { unpack_factors::<S, B>(s, block, factors.as_mut_ptr().cast()) };
+            }
+        }
+        // From panel to panel with each thirty-two: memory is read faster as some streams side by side than as one.
+        for i in 0..B::PER_BLOCK {
+            let panels = weights.iter().zip(sums.chunks_exact_mut(C)).zip(factors.chunks_exact(n_groups));
+            for ((panel, all), factors) in panels {
+                let block = panel[start..][..block_bytes::<B>()].as_ptr();
+                for line in (0..share).step_by(64) {
+                    s.prefetch(block.wrapping_add(AHEAD + i * share + line));
+                }
+                for lane in (0..ROWS).step_by(V * S::LANES) {
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        let codes = block.add(ROWS * (B::CODES + i * B::STRIDE));
+                        let factors = factors.as_ptr().add(i * const { 32 / B::GROUP }).cast();
+                        let weights = Encoded::<B> { block, codes, factors, lane, blocks: PhantomData };
+                        let mut sums = load::<S, V, C>(s, all, lane);
+                        accumulate::<S, B, _, V, C>(s, &mut sums, x.add(i), &weights);
+                        store(s, sums, all, lane);
                     }
-                });
-                store(s, sums, all, lane);
+                }
             }
         }
         // SAFETY: the next group, or the end.
@@ -205,30 +231,32 @@ unsafe fn few<S: Simd, B: Blocks, const C: usize>(s: S, weights: &[u8], x: &Toke
 #[inline(always)]
 unsafe fn many<S: Simd, B: Blocks, const V: usize, const C: usize>(
     s: S,
-    weights: &[u8],
+    weights: &[&[u8]],
     x: &Tokens,
     scratch: &mut Scratch,
 ) {
     let Scratch { codes, factors, sums } = scratch;
     codes.resize(STRETCH * 8, Lanes::default());
     factors.resize(STRETCH * (32 / B::GROUP), Default::default());
-    let stretches = weights.chunks(STRETCH / B::PER_BLOCK * block_bytes::<B>());
-    for (stretch, weights) in stretches.enumerate() {
-        let n = weights.len() / block_bytes::<B>() * B::PER_BLOCK;
-        // SAFETY: there is room for a stretch.
-        unsafe { unpack::<S, B>(s, weights, codes, factors) };
-        for (panel, all) in sums.chunks_exact_mut(C).enumerate() {
-            let mut sums = load::<S, V, C>(s, all, 0);
-            // SAFETY: the panel has all groups; these are unpacked.
-            unsafe {
-                let mut x = Group::<C>::new(x.panel(panel)).add(stretch * STRETCH);
-                let mut unpacked = Unpacked::<B>::new(codes, factors);
-                for _ in 0..n {
-                    accumulate::<S, B, _, V, C>(s, &mut sums, x, &unpacked);
-                    (x, unpacked) = (x.add(1), unpacked.next());
+    for (weights, sums) in weights.iter().zip(sums.chunks_exact_mut(x.n_panels() * C)) {
+        let stretches = weights.chunks(STRETCH / B::PER_BLOCK * block_bytes::<B>());
+        for (stretch, weights) in stretches.enumerate() {
+            let n = weights.len() / block_bytes::<B>() * B::PER_BLOCK;
+            // SAFETY: there is room for a stretch.
+            unsafe { unpack::<S, B>(s, weights, codes, factors) };
+            for (panel, all) in sums.chunks_exact_mut(C).enumerate() {
+                let mut sums = load::<S, V, C>(s, all, 0);
+                // SAFETY: the panel has all groups; these are unpacked.
+                unsafe {
+                    let mut x = Group::<C>::new(x.panel(panel)).add(stretch * STRETCH);
+                    let mut unpacked = Unpacked::<B>::new(codes, factors);
+                    for _ in 0..n {
+                        accumulate::<S, B, _, V, C>(s, &mut sums, x, &unpacked);
+                        (x, unpacked) = (x.add(1), unpacked.next());
+                    }
                 }
+                store(s, sums, all, 0);
             }
-            store(s, sums, all, 0);
         }
     }
 }
@@ -242,31 +270,46 @@ unsafe fn unpack<S: Simd, B: Blocks>(s: S, weights: &[u8], codes: &mut [Lanes<u3
     let groups = const { 32 / B::GROUP };
     let (mut codes, mut factors) = (codes.as_mut_ptr().cast::<u32>(), factors.as_mut_ptr().cast::<f32>());
     for block in weights.chunks_exact(block_bytes::<B>()) {
-        for lane in (0..ROWS).step_by(S::LANES) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let at = At { block: block.as_ptr(), lane };
-                let head = B::head(s, at);
-                eight_times!(i => {
-                    if i < B::PER_BLOCK {
-                        eight_times!(word => {
-                            s.store(B::codes(s, at, i, word), codes.add((i * 8 + word) * ROWS + lane).cast());
-                        });
-                        for group in i * groups..(i + 1) * groups {
-                            let (scale, min) = B::factors(s, at, head, group);
-                            s.store_f32(scale, factors.add(group * 2 * ROWS + lane));
-                            if B::HAS_MIN {
-                                s.store_f32(min, factors.add((group * 2 + 1) * ROWS + lane));
-                            }
-                        }
-                    }
-                });
-            }
-        }
         // SAFETY: the caller's promise: within the buffers or right behind them.
         unsafe {
-            codes = codes.add(B::PER_BLOCK * 8 * ROWS);
+            unpack_factors::<S, B>(s, block.as_ptr(), factors);
             factors = factors.add(B::PER_BLOCK * groups * 2 * ROWS);
+            for i in 0..B::PER_BLOCK {
+                for lane in (0..ROWS).step_by(S::LANES) {
+                    let at = At { bytes: block.as_ptr().add(ROWS * (B::CODES + i * B::STRIDE)), lane };
+                    eight_times!(word => {
+                        s.store(B::codes(s, at, word), codes.add(word * ROWS + lane).cast());
+                    });
+                }
+                codes = codes.add(8 * ROWS);
+            }
+        }
+    }
+}
+
+/// Unpacks a block's factors, `[group][scale, minimum][row]`.
+///
+/// # Safety
+/// The block is in memory, and there is room for its factors.
+#[inline(always)]
+unsafe fn unpack_factors<S: Simd, B: Blocks>(s: S, block: *const u8, factors: *mut f32) {
+    let groups = const { 32 / B::GROUP };
+    for lane in (0..ROWS).step_by(S::LANES) {
+        let at = At { bytes: block, lane };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let head = B::head(s, at);
+            eight_times!(i => {
+                if i < B::PER_BLOCK {
+                    for group in i * groups..(i + 1) * groups {
+                        let (scale, min) = B::factors(s, at, head, group);
+                        s.store_f32(scale, factors.add(group * 2 * ROWS + lane));
+                        if B::HAS_MIN {
+                            s.store_f32(min, factors.add((group * 2 + 1) * ROWS + lane));
+                        }
+                    }
+                }
+            });
         }
     }
 }
@@ -286,24 +329,48 @@ trait Weights<S: Simd> {
     unsafe fn factors(&self, s: S, group: usize, v: usize) -> (S::F, S::F);
 }
 
-/// As the panel holds them: thirty-two `i` of a block, of one vector of rows.
-struct Encoded<S: Simd, B: Blocks> {
-    at: At,
-    head: B::Head<S>,
-    i: usize,
+/// As the panel holds them, of the rows from `lane` on.
+struct Encoded<B> {
+    /// Their block.
+    block: *const u8,
+    codes: *const u8,
+    /// Unpacked, unless the block is no longer than this.
+    factors: *const f32,
+    lane: usize,
+    blocks: PhantomData<B>,
 }
 
-impl<S: Simd, B: Blocks> Weights<S> for Encoded<S, B> {
+impl<S: Simd, B: Blocks> Weights<S> for Encoded<B> {
     #[inline(always)]
-    unsafe fn codes(&self, s: S, word: usize, _: usize) -> S::I {
+    unsafe fn codes(&self, s: S, word: usize, v: usize) -> S::I {
         // SAFETY: the caller's promise.
-        unsafe { B::codes(s, self.at, self.i, word) }
+        unsafe { B::codes(s, At { bytes: self.codes, lane: self.lane + v * S::LANES }, word) }
     }
 
     #[inline(always)]
-    unsafe fn factors(&self, s: S, group: usize, _: usize) -> (S::F, S::F) {
+    unsafe fn factors(&self, s: S, group: usize, v: usize) -> (S::F, S::F) {
+        let lane = self.lane + v * S::LANES;
+        let at = At { bytes: self.block, lane };
         // SAFETY: the caller's promise.
-        unsafe { B::factors(s, self.at, self.head, self.i * const { 32 / B::GROUP } + group) }
+        unsafe {
+            if const { B::PER_BLOCK == 1 } {
+                return B::factors(s, at, B::head(s, at), group);
+            }
+            load_factors::<S, B>(s, self.factors, group, lane)
+        }
+    }
+}
+
+/// Scale and minimum of a group as [`unpack_factors`] stores them.
+///
+/// # Safety
+/// They are in memory.
+#[inline(always)]
+unsafe fn load_factors<S: Simd, B: Blocks>(s: S, factors: *const f32, group: usize, lane: usize) -> (S::F, S::F) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scale = factors.add(group * 2 * ROWS + lane);
+        (s.load_f32(scale), if B::HAS_MIN { s.load_f32(scale.add(ROWS)) } else { s.splat_f32(0.0) })
     }
 }
 
@@ -343,10 +410,7 @@ impl<S: Simd, B: Blocks> Weights<S> for Unpacked<B> {
     #[inline(always)]
     unsafe fn factors(&self, s: S, group: usize, v: usize) -> (S::F, S::F) {
         // SAFETY: the caller's promise.
-        unsafe {
-            let scale = self.factors.add(group * 2 * ROWS + v * S::LANES);
-            (s.load_f32(scale), if B::HAS_MIN { s.load_f32(scale.add(ROWS)) } else { s.splat_f32(0.0) })
-        }
+        unsafe { load_factors::<S, B>(s, self.factors, group, v * S::LANES) }
     }
 }
 

@@ -103,16 +103,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         avx2!(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), bytes))
     }
     #[inline(always)]
-    fn test_bytes(self, bytes: __m256i, mask: __m256i) -> __m256i {
-        avx2!(_mm256_cmpeq_epi8(_mm256_and_si256(bytes, mask), mask))
-    }
-    #[inline(always)]
-    fn spread_byte(self, v: __m256i, n: u32) -> __m256i {
-        let first = 0x0101_0101 * n as i32;
-        let fours = [first, first + 0x0404_0404, first + 0x0808_0808, first + 0x0c0c_0c0c];
-        avx2!(_mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(_mm_loadu_si128(fours.as_ptr().cast()))))
-    }
-    #[inline(always)]
     fn to_f32(self, v: __m256i) -> __m256 {
         avx2!(_mm256_cvtepi32_ps(v))
     }

@@ -94,16 +94,6 @@ impl Simd for Avx512 {
         avx512!(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), bytes))
     }
     #[inline(always)]
-    fn test_bytes(self, bytes: __m512i, mask: __m512i) -> __m512i {
-        avx512!(_mm512_movm_epi8(_mm512_test_epi8_mask(bytes, mask)))
-    }
-    #[inline(always)]
-    fn spread_byte(self, v: __m512i, n: u32) -> __m512i {
-        let first = 0x0101_0101 * n as i32;
-        let fours = [first, first + 0x0404_0404, first + 0x0808_0808, first + 0x0c0c_0c0c];
-        avx512!(_mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(_mm_loadu_si128(fours.as_ptr().cast()))))
-    }
-    #[inline(always)]
     fn to_f32(self, v: __m512i) -> __m512 {
         avx512!(_mm512_cvtepi32_ps(v))
     }

@@ -64,10 +64,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn shr(self, v: Self::I, n: u32) -> Self::I;
     /// Each byte, in 0..16, replaced by its entry in the table.
     fn lookup(self, table: &[i8; 16], bytes: Self::I) -> Self::I;
-    /// All bits of each byte that has the bit which `mask`, a power of two in each byte, names; zero in the others.
-    fn test_bytes(self, bytes: Self::I, mask: Self::I) -> Self::I;
-    /// Byte `n` (0..4) of each lane in all four bytes of the lane.
-    fn spread_byte(self, v: Self::I, n: u32) -> Self::I;
     fn to_f32(self, v: Self::I) -> Self::F;
     /// The nearest integers; ties to even.
     fn to_i32(self, v: Self::F) -> Self::I;
@@ -324,9 +320,6 @@ mod tests {
                 put("shr by a constant", s.shr(a, 9));
                 put("shr by 0", s.shr(a, 0));
                 put("lookup", s.lookup(&table, s.and(a, s.splat(0x0f0f_0f0f))));
-                put("test_bytes", s.test_bytes(a, s.splat(i32::from_le_bytes([1, 4, 16, 128]))));
-                put("spread_byte", s.spread_byte(a, n % 4));
-                put("spread_byte 3", s.spread_byte(a, 3));
                 // Up to 2²⁴, which f32 has exactly, with halves, which are ties.
                 let twice = s.sub(s.and(a, s.splat(0x01ff_ffff)), s.splat(1 << 24));
                 put("to_i32", s.to_i32(s.mul(s.to_f32(twice), s.splat_f32(0.5))));

@@ -112,19 +112,6 @@ impl Simd for Neon {
         neon!(vreinterpretq_s32_s8(vqtbl1q_s8(vld1q_s8(table.as_ptr()), vreinterpretq_u8_s32(bytes))))
     }
     #[inline(always)]
-    fn test_bytes(self, bytes: int32x4_t, mask: int32x4_t) -> int32x4_t {
-        neon!(vreinterpretq_s32_u8(vtstq_u8(vreinterpretq_u8_s32(bytes), vreinterpretq_u8_s32(mask))))
-    }
-    #[inline(always)]
-    fn spread_byte(self, v: int32x4_t, n: u32) -> int32x4_t {
-        let first = 0x0101_0101 * n;
-        let fours = [first, first + 0x0404_0404, first + 0x0808_0808, first + 0x0c0c_0c0c];
-        neon!(vreinterpretq_s32_u8(vqtbl1q_u8(
-            vreinterpretq_u8_s32(v),
-            vreinterpretq_u8_u32(vld1q_u32(fours.as_ptr()))
-        )))
-    }
-    #[inline(always)]
     fn to_f32(self, v: int32x4_t) -> float32x4_t {
         neon!(vcvtq_f32_s32(v))
     }

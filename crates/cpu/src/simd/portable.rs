@@ -74,14 +74,6 @@ impl Simd for Portable {
         bytes.map(|v| i32::from_le_bytes(v.to_le_bytes().map(|b| table[usize::from(b & 15)] as u8)))
     }
     #[inline(always)]
-    fn test_bytes(self, bytes: Self::I, mask: Self::I) -> Self::I {
-        self.and(bytes, mask).map(|v| i32::from_le_bytes(v.to_le_bytes().map(|b| if b != 0 { 255 } else { 0 })))
-    }
-    #[inline(always)]
-    fn spread_byte(self, v: Self::I, n: u32) -> Self::I {
-        v.map(|v| i32::from_le_bytes([v.to_le_bytes()[n as usize]; 4]))
-    }
-    #[inline(always)]
     fn to_f32(self, v: Self::I) -> Self::F {
         v.map(|v| v as f32)
     }
