@@ -35,7 +35,7 @@ const UNROLL: usize = 4;
 const STREAMED_TOKENS: usize = 8;
 
 /// Bytes of a row from a weight to those that are fetched while it is used.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 512;
 
 /// Activations by stretches of columns, `[stretch][token][column]`: those that meet lie together.
 pub(super) struct Stretches<'a> {
