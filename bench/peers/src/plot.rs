@@ -1,7 +1,7 @@
 //! The picture of `--plot`: the share of the machine's limit that puna and its peers use, cell by cell.
 //!
-//! A table of panels: a row for each phase, whose panels have one scale, a column for each shape. A panel has a group of
-//! bars for each format. The scale goes on behind 100 % where a bar does.
+//! A table of panels: a row for each phase, whose panels have one scale, and a column for each shape. In a panel each
+//! format has a group of bars. The scale goes on behind 100 % where a bar does.
 
 use crate::model::{FORMATS, SHAPES};
 use crate::peer::Peer;
