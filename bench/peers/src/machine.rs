@@ -1,8 +1,11 @@
-//! What the peers run on: the processor, its memory, and the instructions that everything was built for.
+//! What the peers run on: the processor, its memory, what both give at best, and the instructions that everything was
+//! built for.
 
+use crate::phase::{Limit, PAUSE};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use puna_cpu::Cpu;
+use puna_cpu::measure::{Memory, f32_peak};
 
 /// Which instructions are used.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,6 +54,30 @@ impl Instructions {
             bail!("--instructions avx2: expected an x86-64 processor");
         }
         Ok(())
+    }
+}
+
+/// Passes of one measurement of a limit; the best counts, as in `puna bench`.
+const PASSES: usize = 3;
+
+/// What the machine gives at best, on puna's threads.
+pub struct Limits {
+    cpu: Cpu,
+    memory: Memory,
+}
+
+impl Limits {
+    pub fn new(cpu: Cpu) -> Result<Limits> {
+        Ok(Limits { memory: Memory::new(&cpu)?, cpu })
+    }
+
+    /// Measures a limit now: bytes or FLOP a second.
+    pub fn measure(&self, limit: Limit) -> f64 {
+        std::thread::sleep(PAUSE);
+        match limit {
+            Limit::Bandwidth => self.memory.read_bandwidth(&self.cpu, PASSES),
+            Limit::F32Peak => f32_peak(&self.cpu, PASSES),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod machine;
 mod model;
 mod peer;
 mod phase;
+mod plot;
 mod puna;
 mod run;
 
@@ -18,6 +19,7 @@ use machine::Instructions;
 use model::{FORMATS, Model, SHAPES};
 use peer::Peer;
 use phase::Phase;
+use plot::Plot;
 use run::{Run, Settings};
 use std::path::PathBuf;
 
@@ -54,10 +56,17 @@ struct Args {
     /// Instructions of all: avx2 needs a build for it, see README.md
     #[arg(long, default_value = "best")]
     instructions: Instructions,
+    /// Measure nothing: draw what --json printed, of one machine, as an SVG on standard output
+    #[arg(long, value_name = "JSON", num_args = 1.., exclusive = true)]
+    plot: Vec<PathBuf>,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if !args.plot.is_empty() {
+        print!("{}", draw(&args.plot)?);
+        return Ok(());
+    }
     ensure!(args.threads > 0, "--threads: expected at least 1, found 0");
     args.instructions.check_build()?;
     // SAFETY: the first thread is the only one so far.
@@ -89,4 +98,15 @@ fn main() -> Result<()> {
         println!("{:#}", run.json());
     }
     Ok(())
+}
+
+/// The picture of what these files say.
+fn draw(files: &[PathBuf]) -> Result<String> {
+    let mut plot = Plot::default();
+    for file in files {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let run = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+        plot.add(&run).with_context(|| file.display().to_string())?;
+    }
+    Ok(plot.svg())
 }

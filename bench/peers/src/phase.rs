@@ -14,7 +14,7 @@ const SEQUENCES: usize = 4;
 const STEPS: usize = 64;
 
 /// For the threads of the one before to fall asleep.
-const PAUSE: Duration = Duration::from_millis(100);
+pub const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,6 +29,32 @@ pub enum Phase {
     Together,
 }
 
+/// What of the machine bounds a phase.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Bytes a second that are read from memory
+    Bandwidth,
+    /// FLOP a second in f32
+    F32Peak,
+}
+
+impl Limit {
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::Bandwidth => "memory bandwidth",
+            Limit::F32Peak => "f32 peak",
+        }
+    }
+
+    /// A billion of what it counts, a second.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Limit::Bandwidth => "GB/s",
+            Limit::F32Peak => "GFLOP/s",
+        }
+    }
+}
+
 impl Phase {
     pub fn name(self) -> String {
         match self {
@@ -39,19 +65,28 @@ impl Phase {
         }
     }
 
+    /// What bounds it.
+    pub fn limit(self) -> Limit {
+        if self == Phase::Prefill { Limit::F32Peak } else { Limit::Bandwidth }
+    }
+
+    /// Tokens of a turn in each sequence.
+    pub fn tokens(self) -> usize {
+        match self {
+            Phase::Prefill => PROMPT,
+            Phase::Decode => TOKENS,
+            Phase::Depth => DEPTH_TOKENS,
+            Phase::Together => STEPS,
+        }
+    }
+
     pub fn sequences(self) -> usize {
         if self == Phase::Together { SEQUENCES } else { 1 }
     }
 
     /// Room for a sequence, in tokens: llama.cpp has it in steps of 256.
     pub fn context(self) -> usize {
-        let tokens = match self {
-            Phase::Prefill => PROMPT,
-            Phase::Decode => TOKENS,
-            Phase::Depth => DEPTH + DEPTH_TOKENS,
-            Phase::Together => STEPS,
-        };
-        tokens.next_multiple_of(256)
+        (self.filled() + self.tokens()).next_multiple_of(256)
     }
 
     /// Tokens in the cache before a turn.
@@ -61,21 +96,16 @@ impl Phase {
 
     /// One turn, in tokens a second. It leaves the cache as it was.
     pub fn turn(self, runner: &mut dyn Runner) -> Result<f64> {
+        let ids = ids(self.tokens() * self.sequences());
         std::thread::sleep(PAUSE);
         let start = Instant::now();
-        let (tokens, steps) = match self {
-            Phase::Prefill => {
-                runner.prefill(&ids(PROMPT))?;
-                (PROMPT, 0)
-            }
-            Phase::Decode => (TOKENS, TOKENS),
-            Phase::Depth => (DEPTH_TOKENS, DEPTH_TOKENS),
-            Phase::Together => (SEQUENCES * STEPS, STEPS),
-        };
-        ids(tokens).chunks(self.sequences()).take(steps).try_for_each(|ids| runner.decode(ids))?;
+        match self {
+            Phase::Prefill => runner.prefill(&ids)?,
+            _ => ids.chunks(self.sequences()).try_for_each(|ids| runner.decode(ids))?,
+        }
         let seconds = start.elapsed().as_secs_f64();
         runner.truncate(self.filled())?;
-        Ok(tokens as f64 / seconds)
+        Ok(ids.len() as f64 / seconds)
     }
 }
 

@@ -1,10 +1,10 @@
 //! puna.
 
-use crate::phase::{Phase, Runner, UBATCH};
+use crate::phase::{Limit, Phase, Runner, UBATCH};
 use anyhow::Result;
 use puna_cpu::Cpu;
 use puna_engine::{Engine, Sequence};
-use puna_llama::{KvFormat, Llama, LoadOptions};
+use puna_llama::{KvFormat, Llama, LoadOptions, operations};
 use std::path::Path;
 
 pub struct Puna {
@@ -20,6 +20,20 @@ impl Puna {
         let options = LoadOptions { kv_format: KvFormat::F16, cache_tokens, max_batch: UBATCH };
         let model = Llama::load(cpu, &puna_checkpoint::open(file)?, options, &mut |_, _| ())?;
         Ok(Puna { engine: Engine::new(Box::new(model), context), sequences: Vec::new() })
+    }
+
+    /// What a token of a phase costs in the mean, whoever computes it: FLOP or bytes, as `puna bench` counts them.
+    pub fn per_token(&self, phase: Phase) -> f64 {
+        let (model, filled, tokens) = (self.engine.model(), phase.filled(), phase.tokens());
+        match phase.limit() {
+            Limit::F32Peak => operations(model.config(), filled, tokens, 1) as f64 / tokens as f64,
+            Limit::Bandwidth => {
+                // A step reads the weights once for all sequences, and each sequence's keys and values.
+                let weights = model.bytes_per_token() as f64 / phase.sequences() as f64;
+                let kv: u64 = (1..=tokens).map(|n| model.kv_shape().bytes_at(filled + n)).sum();
+                weights + kv as f64 / tokens as f64
+            }
+        }
     }
 }
 

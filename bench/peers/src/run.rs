@@ -2,7 +2,7 @@
 
 use crate::candle::Candle;
 use crate::llama_cpp;
-use crate::machine::{self, Instructions};
+use crate::machine::{self, Instructions, Limits};
 use crate::model::Model;
 use crate::peer::Peer;
 use crate::phase::{Phase, Runner, ids};
@@ -34,6 +34,21 @@ pub struct Run {
 
 /// Who computes: a peer, or puna.
 type Who = Option<Peer>;
+
+/// What the tokens of a phase are held against.
+struct Bound {
+    /// What the machine gives, in bytes or FLOP a second.
+    limit: f64,
+    /// What a token costs, in bytes or FLOP.
+    per_token: f64,
+}
+
+impl Bound {
+    /// The share of the limit that so many tokens a second use.
+    fn share(&self, tokens_per_second: f64) -> f64 {
+        tokens_per_second * self.per_token / self.limit
+    }
+}
 
 impl Run {
     pub fn new(settings: Settings) -> Result<Run> {
@@ -97,7 +112,8 @@ impl Run {
 
     /// Bytes that puna and these peers take, about, all together.
     fn bytes(&self, model: &Model, peers: &[Peer]) -> u64 {
-        // What is neither weights nor cache: activations, the program, what the system wants to keep.
+        // What is neither weights nor cache: activations, the program, what memory is measured with, what the system
+        // wants to keep.
         const REST: u64 = 1 << 30;
         let cache = |who| {
             let tokens = self.phases(who).map(|phase| phase.context() * phase.sequences()).max();
@@ -112,7 +128,10 @@ impl Run {
     fn beside(&self, model: &Model, peers: &[Peer]) -> Result<Vec<Value>> {
         let Settings { threads, instructions, .. } = self.settings;
         let llama_cpp = peers.contains(&Peer::LlamaCpp).then(|| self.llama_cpp.load(&model.path)).transpose()?;
-        let puna = Puna::new(&model.path, instructions.cpu(threads), &self.settings.phases)?;
+        let cpu = instructions.cpu(threads);
+        let puna = Puna::new(&model.path, cpu.clone(), &self.settings.phases)?;
+        let costs: Vec<f64> = self.settings.phases.iter().map(|phase| puna.per_token(*phase)).collect();
+        let limits = Limits::new(cpu)?;
         let mut runners: Vec<(Who, Box<dyn Runner + '_>)> = vec![(None, Box::new(puna))];
         if let Some(llama_cpp) = &llama_cpp {
             runners.push((Some(Peer::LlamaCpp), Box::new(llama_cpp.runner(threads))));
@@ -121,7 +140,7 @@ impl Run {
             runners.push((Some(Peer::Candle), Box::new(Candle::new(&model.path)?)));
         }
         let mut cells = Vec::new();
-        for phase in &self.settings.phases {
+        for (phase, per_token) in self.settings.phases.iter().zip(costs) {
             let mut takers: Vec<(Who, &mut (dyn Runner + '_))> = Vec::new();
             for (who, runner) in &mut runners {
                 if who.is_none_or(|peer| peer.refuses(*phase).is_none()) {
@@ -129,14 +148,21 @@ impl Run {
                 }
             }
             if takers.len() > 1 {
-                cells.extend(self.phase(model, *phase, &mut takers)?);
+                cells.extend(self.phase(model, *phase, &limits, per_token, &mut takers)?);
             }
         }
         Ok(cells)
     }
 
     /// Turns of one phase, the first runner being puna; a cell for each of the others.
-    fn phase(&self, model: &Model, phase: Phase, runners: &mut [(Who, &mut (dyn Runner + '_))]) -> Result<Vec<Value>> {
+    fn phase(
+        &self,
+        model: &Model,
+        phase: Phase,
+        limits: &Limits,
+        per_token: f64,
+        runners: &mut [(Who, &mut (dyn Runner + '_))],
+    ) -> Result<Vec<Value>> {
         for (who, runner) in &mut *runners {
             runner.start(phase)?;
             if phase.filled() > 0 {
@@ -146,7 +172,7 @@ impl Run {
             }
         }
         let n = runners.len();
-        let mut rates = vec![Vec::new(); n];
+        let (mut rates, mut limit) = (vec![Vec::new(); n], Vec::new());
         for turn in 0..=self.settings.turns {
             // Each is the first once in a while.
             for who in (0..n).map(|i| (turn + i) % n) {
@@ -155,21 +181,28 @@ impl Run {
                     rates[who].push(rate);
                 }
             }
+            limit.push(limits.measure(phase.limit()));
         }
+        let bound = Bound { limit: median(&limit), per_token };
         let peers = runners.iter().zip(&rates).filter_map(|((who, _), rates)| Some(((*who)?, rates)));
-        Ok(peers.map(|(peer, theirs)| self.cell(model, phase, peer, &rates[0], theirs)).collect())
+        Ok(peers.map(|(peer, theirs)| self.cell(model, phase, peer, &bound, [&rates[0], theirs])).collect())
     }
 
     /// The figures of one peer, of as many turns as puna's.
-    fn cell(&self, model: &Model, phase: Phase, peer: Peer, ours: &[f64], theirs: &[f64]) -> Value {
+    fn cell(&self, model: &Model, phase: Phase, peer: Peer, bound: &Bound, [ours, theirs]: [&[f64]; 2]) -> Value {
         let mut ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
         ratios.sort_by(f64::total_cmp);
         let (least, most) = (ratios[0], ratios[ratios.len() - 1]);
         let (puna_tps, peer_tps, ratio) = (median(ours), median(theirs), median(&ratios));
+        let (puna_share, peer_share, limit) = (bound.share(puna_tps), bound.share(peer_tps), phase.limit());
         let (shape, format, phase, peer) = (model.shape, model.format, phase.name(), peer.name());
         self.tell(&format!(
             "{shape} {format:6} {phase:18} puna {puna_tps:8.2}  {peer:9} {peer_tps:8.2} tokens/s  ratio {ratio:.2} \
-             ({least:.2} to {most:.2})"
+             ({least:.2} to {most:.2})  {:.0} and {:.0} % of {:.1} {}",
+            100.0 * puna_share,
+            100.0 * peer_share,
+            bound.limit / 1e9,
+            limit.unit(),
         ));
         json!({
             "phase": phase,
@@ -180,6 +213,11 @@ impl Run {
             "peer_tps": peer_tps,
             "ratio": ratio,
             "spread": [least, most],
+            "limit_of": limit.name(),
+            "limit": bound.limit,
+            "per_token": bound.per_token,
+            "puna_share": puna_share,
+            "peer_share": peer_share,
         })
     }
 }

@@ -8,8 +8,14 @@ use std::process::{Command, Output};
 
 const PUNA: &str = env!("CARGO_BIN_EXE_puna");
 
-/// Commands for developers, which start builds of their own; the continuous integration runs them.
-const ELSEWHERE: [&str; 3] = ["cargo test ", "cargo run --release -p puna-format --example throughput Q4_0", ".ci/"];
+/// Commands for developers, which start builds of their own; the continuous integration runs them, but for the peers,
+/// which take hours.
+const ELSEWHERE: [&str; 4] = [
+    "cargo test ",
+    "cargo run --release -p puna-format --example throughput Q4_0",
+    ".ci/",
+    "cd bench/peers && cargo run ",
+];
 
 /// The sizes that stand in for any shape.
 const SHAPE: &str = r#"{"dim": 256, "n_layers": 1, "n_heads": 4, "n_kv_heads": 1, "ffn_dim": 256, "vocab_size": 2048,
