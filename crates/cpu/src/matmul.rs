@@ -104,9 +104,9 @@ fn by_panels<B: formats::Blocks>(
     let table = &job.w.table;
     let Scratch { panel, blocks, .. } = scratch;
     let n_panels = table.rows.div_ceil(panel::ROWS);
-    let mut product = |panels: &[usize], weights: &[&[u8]]| {
+    let mut product = |first: usize, weights: &[&[u8]]| {
         let put = |i: usize, token: usize, products: &[f32; panel::ROWS]| {
-            let row = panels[i] * panel::ROWS;
+            let row = (first + i * job.n_tasks) * panel::ROWS;
             let n_rows = panel::ROWS.min(table.rows - row);
             // SAFETY: these columns of `out` belong to this task alone.
             let out = unsafe { job.out.slice(token * table.rows + row, n_rows) };
@@ -117,16 +117,19 @@ fn by_panels<B: formats::Blocks>(
     match &job.w.panels {
         // Far from each other: the next task goes on where each of these ends.
         Some(copy) => {
-            let panels: Vec<usize> = (task..n_panels).step_by(job.n_tasks).collect();
-            let weights: Vec<&[u8]> = panels.iter().map(|panel| copy.get(*panel)).collect();
-            product(&panels, &weights);
+            let (mut weights, mut n) = ([&[][..]; blocks::STREAMS], 0);
+            for (weights, i) in weights.iter_mut().zip((task..n_panels).step_by(job.n_tasks)) {
+                *weights = copy.get(i);
+                n += 1;
+            }
+            product(task, &weights[..n]);
         }
         None => {
             panel.resize(table.row_bytes() * panel::ROWS, 0);
             let each = n_panels.div_ceil(job.n_tasks);
             for i in task * each..n_panels.min((task + 1) * each) {
                 table.interleave(i, panel);
-                product(&[i], &[panel]);
+                product(i, &[panel]);
             }
         }
     }

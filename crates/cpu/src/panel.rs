@@ -1,14 +1,15 @@
 //! Block-quantized weights as the products want them: panels of sixteen rows, word by word.
 //!
-//! A panel holds, block by block, the blocks of sixteen rows with each of their words side by side:
+//! A panel holds, block by block, the [arranged](Blocks::arrange) blocks of sixteen rows with each of their words side by
+//! side:
 //!
 //! ```text
 //! block 0                                          | block 1 …
 //! word 0 of rows 0..16 | word 1 of rows 0..16 | …  |
 //! ```
 //!
-//! A word is two bytes where the format keeps an f16 (or u16) and four otherwise, in the order of the block's struct, so
-//! a panel is as large as its rows, and byte `o` of a block becomes byte `16 · o` of the panel's. Rows past the last are
+//! A word is two bytes where the block keeps an f16 (or u16) and four otherwise, so a panel is as large as its rows, and
+//! byte `o` of an arranged block becomes byte `16 · o` of the panel's. Rows past the last are
 //! zeros.
 
 use crate::blocks::{self, Blocks};

@@ -138,31 +138,33 @@ struct Quantize<'a> {
 impl Kernel for Quantize<'_> {
     type Output = ();
 
-    /// Written without vectors: compiled for an instruction set, the loops become some.
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let groups = self.words.chunks_exact_mut(WORDS * self.width);
         for (values, words) in self.row.as_chunks::<32>().0.iter().zip(groups) {
             // Magnitudes are ordered as their bits are, and NaN above all: it must reach the logits, where it is noticed.
             let max = values.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff));
             let max = f32::from_bits(max);
             let d = max / 127.0;
-            let inverse = if max == 0.0 { 0.0 } else { 127.0 / max };
-            // At 3 · 2²² the last bit is worth one: adding rounds to the nearest integer, ties to even, in the low bits.
-            let rounded: [i32; 32] =
-                std::array::from_fn(|i| (values[i] * inverse + 12_582_912.0).to_bits().cast_signed() << 24 >> 24);
-            let mut sums = [0; 2];
-            for (sum, half) in sums.iter_mut().zip(rounded.as_chunks::<16>().0) {
-                *sum = half.iter().sum::<i32>();
+            let inverse = 127.0 / max;
+            let inverse = s.splat_f32(if inverse.is_finite() { inverse } else { 0.0 });
+            let (mut bytes, mut totals) = ([0u8; 32], [s.splat(0); 2]);
+            for i in (0..32).step_by(S::LANES) {
+                // SAFETY: a vector of values, and as many bytes.
+                unsafe {
+                    let q = s.to_i32(s.mul(s.load_f32(values.as_ptr().add(i)), inverse));
+                    s.store_i8(q, bytes.as_mut_ptr().add(i));
+                    totals[i / 16] = s.add(totals[i / 16], q);
+                }
             }
-            let sums = [sums[0], sums[1], sums[0] + sums[1]];
             let mut put = |word: usize, value: u32| words[word * self.width + self.token] = value;
-            for (word, four) in rounded.as_chunks::<4>().0.iter().enumerate() {
-                put(word, u32::from_le_bytes(four.map(|q| q as u8)));
+            for (word, four) in bytes.as_chunks::<4>().0.iter().enumerate() {
+                put(word, u32::from_le_bytes(*four));
             }
             put(SCALE, d.to_bits());
-            for (i, sum) in sums.into_iter().enumerate() {
-                put(SUMS + i, (d * sum as f32).to_bits());
+            let (first, last) = (s.sum(s.to_f32(totals[0])), s.sum(s.to_f32(totals[1])));
+            for (i, sum) in [first, last, first + last].into_iter().enumerate() {
+                put(SUMS + i, (d * sum).to_bits());
             }
         }
     }

@@ -37,7 +37,7 @@ impl Machine {
     }
 
     /// How fast an answer was read from memory, if it took forward passes. What the memory gives is measured now: that
-    /// takes some tens of milliseconds, and some memory for as long; where that is short, nothing is measured.
+    /// takes about a tenth of a second, and some memory for as long; where that is short, nothing is measured.
     pub fn reading(&self, timings: &Timings) -> Option<Reading> {
         if timings.decode_passes == 0 {
             return None;

@@ -13,6 +13,7 @@ use crate::blocks::{At, Blocks, offset};
 use crate::panel::ROWS;
 use crate::simd::{Kernel, Simd};
 use crate::tokens::{Group, Tokens};
+use std::hint::black_box;
 use std::marker::PhantomData;
 
 /// Thirty-twos that are unpacked at a time for many tokens: whole blocks of every format.
@@ -20,7 +21,7 @@ const STRETCH: usize = 16;
 
 /// Panels that are read side by side where reading bounds the product: memory gives one core more as some streams than as
 /// one, and more yet only if they are fetched less far ahead.
-const STREAMS: usize = 3;
+pub(super) const STREAMS: usize = 3;
 
 /// Bytes from a weight to those of its stream that are fetched while it is used. All streams together are what memory
 /// delivers to one core in its latency.
@@ -122,10 +123,9 @@ macro_rules! eight_times {
     };
 }
 
-/// Bytes of a panel's block.
-#[inline(always)]
-fn block_bytes<B: Blocks>() -> usize {
-    ROWS * B::FORMAT.info().block_bytes
+/// Bytes of a panel's block: factors, then the codes of all thirty-twos.
+const fn block_bytes<B: Blocks>() -> usize {
+    ROWS * (B::CODES + B::PER_BLOCK * B::STRIDE)
 }
 
 /// The products, with a panel's rows in `V` vectors.
@@ -316,6 +316,9 @@ unsafe fn unpack_factors<S: Simd, B: Blocks>(s: S, block: *const u8, factors: *m
 
 /// Thirty-two weights of a panel's rows.
 trait Weights<S: Simd> {
+    /// Whether the products of the words, all of one group, are loops rather than unrolled.
+    const LOOPS: bool;
+
     /// Codes `4 · word..` of vector `v` of the rows.
     ///
     /// # Safety
@@ -341,6 +344,9 @@ struct Encoded<B> {
 }
 
 impl<S: Simd, B: Blocks> Weights<S> for Encoded<B> {
+    // Which bits of a word are wanted is a constant.
+    const LOOPS: bool = false;
+
     #[inline(always)]
     unsafe fn codes(&self, s: S, word: usize, v: usize) -> S::I {
         // SAFETY: the caller's promise.
@@ -401,6 +407,9 @@ impl<B: Blocks> Unpacked<B> {
 }
 
 impl<S: Simd, B: Blocks> Weights<S> for Unpacked<B> {
+    // With more registers there is room for what the compiler likes to keep; groups of sixteen make loops too short.
+    const LOOPS: bool = S::REGISTERS < 32 && B::GROUP == 32;
+
     #[inline(always)]
     unsafe fn codes(&self, s: S, word: usize, v: usize) -> S::I {
         // SAFETY: the caller's promise.
@@ -432,8 +441,7 @@ const fn run<S: Simd, B: Blocks>() -> usize {
     run
 }
 
-/// Adds the products of thirty-two weights of a panel's rows, in `V` vectors, with `C` tokens to the sums. The only place
-/// where products are formed.
+/// Adds the products of thirty-two weights of a panel's rows, in `V` vectors, with `C` tokens to the sums.
 ///
 /// # Safety
 /// The weights and the activations can be read.
@@ -447,49 +455,119 @@ unsafe fn accumulate<S: Simd, B: Blocks, W: Weights<S>, const V: usize, const C:
     let (group_words, run) = (const { B::GROUP / 4 }, const { run::<S, B>() });
     let mut parts = [[s.zero(); V]; C];
     let mut totals = [[s.splat(0); V]; C];
-    eight_times!(word => {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if W::LOOPS {
+            // Were it known how often they run, the compiler would unroll the loops, take one token after the other, and
+            // keep what it knows of the weights in memory meanwhile.
+            let mut word = 0;
+            if run == 1 {
+                for _ in 0..black_box(8) {
+                    multiply::<S, B, W, V, C>(s, &mut parts, x, weights, word);
+                    widen::<S, V, C>(s, &mut totals, &mut parts, false);
+                    word += 1;
+                }
+            } else {
+                for _ in 0..8 / run {
+                    for _ in 0..black_box(run / 2) {
+                        multiply::<S, B, W, V, C>(s, &mut parts, x, weights, word);
+                        multiply::<S, B, W, V, C>(s, &mut parts, x, weights, word + 1);
+                        word += 2;
+                    }
+                    widen::<S, V, C>(s, &mut totals, &mut parts, false);
+                }
+            }
+            scale::<S, B, W, V, C>(s, sums, &totals, x, weights, 0);
+        } else {
+            eight_times!(word => {
+                multiply::<S, B, W, V, C>(s, &mut parts, x, weights, word);
+                if (word + 1).is_multiple_of(run) {
+                    widen::<S, V, C>(s, &mut totals, &mut parts, (word + 1 - run).is_multiple_of(group_words));
+                }
+                if (word + 1).is_multiple_of(group_words) {
+                    scale::<S, B, W, V, C>(s, sums, &totals, x, weights, word / group_words);
+                }
+            });
+        }
+    }
+}
+
+/// The only place where products are formed: of a word of the weights, for each row and token.
+///
+/// # Safety
+/// See [`accumulate`].
+#[inline(always)]
+unsafe fn multiply<S: Simd, B: Blocks, W: Weights<S>, const V: usize, const C: usize>(
+    s: S,
+    parts: &mut [[S::Part; V]; C],
+    x: Group<C>,
+    weights: &W,
+    word: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut w = [s.splat(0); V];
+        for v in 0..V {
+            w[v] = weights.codes(s, word, v);
+        }
+        for c in 0..C {
+            let q = x.q(s, word, c);
+            for v in 0..V {
+                parts[c][v] = s.dot(parts[c][v], w[v], q, B::SIGNED);
+            }
+        }
+    }
+}
+
+/// Adds the sums of a run of words to those of their group, or sets these, and begins the next run.
+#[inline(always)]
+fn widen<S: Simd, const V: usize, const C: usize>(
+    s: S,
+    totals: &mut [[S::I; V]; C],
+    parts: &mut [[S::Part; V]; C],
+    set: bool,
+) {
+    for c in 0..C {
+        for v in 0..V {
+            let total = s.total(parts[c][v]);
+            totals[c][v] = if set { total } else { s.add(totals[c][v], total) };
+            parts[c][v] = s.zero();
+        }
+    }
+}
+
+/// Scales the sums of a group and adds them to those of the rows.
+///
+/// # Safety
+/// See [`accumulate`].
+#[inline(always)]
+unsafe fn scale<S: Simd, B: Blocks, W: Weights<S>, const V: usize, const C: usize>(
+    s: S,
+    sums: &mut Sums<S, V, C>,
+    totals: &[[S::I; V]; C],
+    x: Group<C>,
+    weights: &W,
+    group: usize,
+) {
+    // Which sum of the activations belongs to the group.
+    let half = if const { B::GROUP == 32 } { 2 } else { group };
+    for v in 0..V {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut w = [s.splat(0); V];
-            for v in 0..V {
-                w[v] = weights.codes(s, word, v);
-            }
+            let (scale, mut min) = weights.factors(s, group, v);
             for c in 0..C {
-                let q = x.q(s, word, c);
-                for v in 0..V {
-                    parts[c][v] = s.dot(parts[c][v], w[v], q, B::SIGNED);
-                }
+                sums[c][v] = s.fma(s.to_f32(totals[c][v]), s.mul(scale, x.scale(s, c)), sums[c][v]);
             }
-            if (word + 1).is_multiple_of(run) {
+            // Codes that are too large by an offset are as good as a greater minimum.
+            if let Some(power) = const { offset::<S, B>() } {
+                let surplus = s.splat_f32((1u32 << power) as f32);
+                min = if B::HAS_MIN { s.fma(scale, surplus, min) } else { s.mul(scale, surplus) };
+            }
+            if B::HAS_MIN || const { offset::<S, B>().is_some() } {
                 for c in 0..C {
-                    for v in 0..V {
-                        let total = s.total(parts[c][v]);
-                        let first = (word + 1 - run).is_multiple_of(group_words);
-                        totals[c][v] = if first { total } else { s.add(totals[c][v], total) };
-                        parts[c][v] = s.zero();
-                    }
-                }
-            }
-            if (word + 1).is_multiple_of(group_words) {
-                // Which sum of the activations belongs to the group.
-                let half = if group_words == 8 { 2 } else { word / group_words };
-                for v in 0..V {
-                    let (scale, mut min) = weights.factors(s, word / group_words, v);
-                    for c in 0..C {
-                        sums[c][v] = s.fma(s.to_f32(totals[c][v]), s.mul(scale, x.scale(s, c)), sums[c][v]);
-                    }
-                    // Codes that are too large by an offset are as good as a greater minimum.
-                    if let Some(power) = const { offset::<S, B>() } {
-                        let surplus = s.splat_f32((1u32 << power) as f32);
-                        min = if B::HAS_MIN { s.fma(scale, surplus, min) } else { s.mul(scale, surplus) };
-                    }
-                    if B::HAS_MIN || const { offset::<S, B>().is_some() } {
-                        for c in 0..C {
-                            sums[c][v] = s.fnma(min, x.scaled_sum(s, half, c), sums[c][v]);
-                        }
-                    }
+                    sums[c][v] = s.fnma(min, x.scaled_sum(s, half, c), sums[c][v]);
                 }
             }
         }
-    });
+    }
 }

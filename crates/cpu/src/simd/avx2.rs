@@ -135,6 +135,15 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         avx2!(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())))
     }
     #[inline(always)]
+    unsafe fn store_i8(self, v: __m256i, at: *mut u8) {
+        avx2! {
+            // Within 128 bits the bytes of four lanes become one lane.
+            let fours = _mm256_shuffle_epi8(v, _mm256_set1_epi32(0x0c08_0400));
+            let (low, high) = (_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
+            _mm_storel_epi64(at.cast(), _mm_unpacklo_epi32(low, high))
+        }
+    }
+    #[inline(always)]
     fn f16_to_f32(self, v: __m256i) -> __m256 {
         avx2! {
             // Within 128 bits the low halves of four lanes become eight bytes.

@@ -126,6 +126,10 @@ impl Simd for Avx512 {
         avx512!(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast())))
     }
     #[inline(always)]
+    unsafe fn store_i8(self, v: __m512i, at: *mut u8) {
+        avx512!(_mm_storeu_si128(at.cast(), _mm512_cvtepi32_epi8(v)))
+    }
+    #[inline(always)]
     fn f16_to_f32(self, v: __m512i) -> __m512 {
         avx512!(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)))
     }

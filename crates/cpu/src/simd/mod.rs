@@ -91,6 +91,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// They can be read at `at`.
     unsafe fn load_i8(self, at: *const u8) -> Self::I;
+    /// The lowest byte of each lane.
+    ///
+    /// # Safety
+    /// `LANES` bytes can be written at `at`.
+    unsafe fn store_i8(self, v: Self::I, at: *mut u8);
     /// f16 in the low halves of the lanes, as f32.
     fn f16_to_f32(self, v: Self::I) -> Self::F;
     fn splat_f32(self, v: f32) -> Self::F;
@@ -309,6 +314,12 @@ mod tests {
                     put("load_u16", s.load_u16(bytes[1 + 2 * at..].as_ptr()));
                     put("load_i8", s.load_i8(bytes[1 + at..].as_ptr()));
                 }
+                let mut low = [0u8; 1 + N];
+                // SAFETY: room for two vectors of bytes; so many are read again.
+                put("store_i8", unsafe {
+                    s.store_i8(a, low[1..].as_mut_ptr());
+                    s.load_i8(low[1..].as_ptr())
+                });
                 put("splat", s.splat(self.a[0]));
                 put("and", s.and(a, b));
                 put("or", s.or(a, b));

@@ -147,6 +147,14 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn store_i8(self, v: int32x4_t, at: *mut u8) {
+        neon! {
+            let halves = vmovn_s32(v);
+            let bytes = vmovn_s16(vcombine_s16(halves, halves));
+            at.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_s8(bytes)))
+        }
+    }
+    #[inline(always)]
     fn f16_to_f32(self, v: int32x4_t) -> float32x4_t {
         neon!(vcvt_f32_f16(vreinterpret_f16_s16(vmovn_s32(v))))
     }

@@ -111,6 +111,11 @@ impl Simd for Portable {
         unsafe { at.cast::<[i8; LANES]>().read_unaligned() }.map(i32::from)
     }
     #[inline(always)]
+    unsafe fn store_i8(self, v: Self::I, at: *mut u8) {
+        // SAFETY: see above.
+        unsafe { at.cast::<[u8; LANES]>().write_unaligned(v.map(|v| v as u8)) }
+    }
+    #[inline(always)]
     fn f16_to_f32(self, v: Self::I) -> Self::F {
         v.map(|v| f16::from_bits(v as u16).to_f32())
     }
