@@ -24,27 +24,36 @@ use panel::Panels;
 use pool::Pool;
 use puna_backend::{Backend, Batch, Error, KvShape, MatrixSource, Rotation, Storage};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
-/// A processor and its memory. Clones compute on the same threads, one operation at a time, and take copies of weights
-/// out of the same budget.
+/// A processor and its memory. Clones compute on the same threads, one operation at a time, and hold weights out of the
+/// same budget.
 #[derive(Clone)]
 pub struct Cpu {
     pool: Arc<Pool>,
     instructions: Instructions,
-    /// Bytes that copies of weights may still take.
-    budget: Arc<AtomicU64>,
+    room: Arc<Room>,
+}
+
+/// Memory for weights.
+struct Room {
+    /// Bytes that weights may still take.
+    left: AtomicU64,
+    /// Bytes of the copies.
+    copied: AtomicU64,
+}
+
+impl Room {
+    fn new(bytes: u64) -> Arc<Room> {
+        Arc::new(Room { left: AtomicU64::new(bytes), copied: AtomicU64::new(0) })
+    }
 }
 
 impl Cpu {
     /// A back-end that computes on `n_threads` threads with the best instructions that the processor has.
     pub fn new(n_threads: usize) -> Cpu {
-        Cpu {
-            pool: Arc::new(Pool::new(n_threads)),
-            instructions: Instructions::best(),
-            budget: Arc::new(AtomicU64::new(u64::MAX)),
-        }
+        Cpu { pool: Arc::new(Pool::new(n_threads)), instructions: Instructions::best(), room: Room::new(u64::MAX) }
     }
 
     /// The same with other instructions.
@@ -52,15 +61,21 @@ impl Cpu {
         Cpu { instructions, ..self }
     }
 
-    /// The same with at most so many bytes of memory for weights in an order that is faster to read, apart from what its
-    /// clones may take. Matrices beyond that are read where they lie, with the same results.
+    /// The same with at most so many bytes of memory for weights, apart from what its clones may take. Within that, block
+    /// formats are copied to an order that is faster to read, and floats are believed to stay in memory where they lie.
+    /// Matrices beyond that are read where they lie, and asked for ahead each time, with the same results.
     pub fn with_budget(self, bytes: u64) -> Cpu {
-        Cpu { budget: Arc::new(AtomicU64::new(bytes)), ..self }
+        Cpu { room: Room::new(bytes), ..self }
     }
 
-    /// Bytes that are left for weights in that order.
+    /// Bytes that are left for weights.
     pub fn budget(&self) -> u64 {
-        self.budget.load(Relaxed)
+        self.room.left.load(Relaxed)
+    }
+
+    /// Bytes of weights that were copied.
+    pub fn copied(&self) -> u64 {
+        self.room.copied.load(Relaxed)
     }
 
     /// As many threads as this process may run at once.
@@ -93,21 +108,24 @@ impl Backend for Cpu {
         let table = Table::new(source)?;
         let n_bytes = (table.rows.next_multiple_of(panel::ROWS) * table.row_bytes()) as u64;
         let take = |left: u64| left.checked_sub(n_bytes);
-        let copy = blocks::has(table.format) && self.budget.fetch_update(Relaxed, Relaxed, take).is_ok();
-        let panels = match copy {
+        let stays = self.room.left.fetch_update(Relaxed, Relaxed, take).is_ok();
+        let panels = match stays && blocks::has(table.format) {
             true => {
                 let fill = |panel: usize, out: &mut [u8]| table.interleave(panel, out);
                 let panels = Panels::new(&self.pool, table.rows, table.row_bytes(), &fill)?;
                 table.storage().for_each(Storage::copied);
+                self.room.copied.fetch_add(n_bytes, Relaxed);
                 Some(panels)
             }
             false => None,
         };
-        Ok(Matrix { table, panels })
+        Ok(Matrix { table, panels, stays, asked: AtomicBool::new(false) })
     }
 
     fn expect(&self, matrix: &Matrix) {
-        if matrix.panels.is_none() {
+        // Asking takes as long as finding each page, which is no small part of a token's time.
+        let done = matrix.asked.swap(true, Relaxed) && matrix.stays;
+        if matrix.panels.is_none() && !done {
             matrix.table.storage().for_each(Storage::will_need);
         }
     }

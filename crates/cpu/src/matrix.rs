@@ -7,6 +7,7 @@ use puna_backend::{Error, MatrixSource, Storage};
 use puna_format::Format;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// The values of a matrix `[rows, cols]` where they lie, cut into bands of rows, each band into segments of columns. An
 /// ordinary file has one band of one segment; model-parallel releases have several of either.
@@ -22,6 +23,10 @@ pub struct Matrix {
     pub(crate) table: Table,
     /// A copy in panels, if its format has them and memory was given for it.
     pub(crate) panels: Option<Panels>,
+    /// Whether there is memory for it, here or where it lies.
+    pub(crate) stays: bool,
+    /// Whether it was asked for.
+    pub(crate) asked: AtomicBool,
 }
 
 /// Some rows of a matrix.

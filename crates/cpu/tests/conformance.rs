@@ -1,9 +1,10 @@
 //! The CPU back-end conforms, with every instruction set of this processor and on several threads.
 
-use puna_backend::{Backend, Batch, KvFormat, KvShape, MatrixPart, MatrixSource, PAGE_LEN, Span, conformance};
+use puna_backend::{Backend, Batch, KvFormat, KvShape, MatrixPart, MatrixSource, PAGE_LEN, Span, Storage, conformance};
 use puna_cpu::{Cpu, Instructions};
 use puna_format::{FORMATS, Format};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Another seed each run; it is printed, and a failure shows it.
 fn seed() -> u64 {
@@ -211,6 +212,7 @@ fn clones_share_their_budget() {
     let other = cpu.clone().with_budget(n_bytes as u64);
     let _third = other.matrix(source).expect("a matrix");
     assert_eq!((cpu.budget(), other.budget()), (1, 0));
+    assert_eq!((cpu.copied(), clone.copied(), other.copied()), (n_bytes as u64, n_bytes as u64, n_bytes as u64));
 }
 
 #[test]
@@ -223,4 +225,27 @@ fn two_tokens_in_one_slot_are_refused() {
     cpu.write(&[0.0; 4 * 32], &mut k);
     let spans = [Span { start: 3, len: 2, pages: &[0] }, Span { start: 4, len: 2, pages: &[0] }];
     let _ = cpu.store_kv(&mut cache, 0, &Batch { ids: &[0; 4], spans: &spans, outputs: &[] }, &k, &k);
+}
+
+#[test]
+fn floats_that_stay_in_memory_are_asked_for_once() {
+    struct Counted(Vec<u8>, AtomicUsize);
+    impl Storage for Counted {
+        fn bytes(&self) -> &[u8] {
+            &self.0
+        }
+        fn will_need(&self) {
+            self.1.fetch_add(1, Relaxed);
+        }
+    }
+    let times = |format: Format, budget: u64| {
+        let n_bytes = 16 * format.row_bytes(32).expect("whole blocks");
+        let bytes = Arc::new(Counted(vec![0; n_bytes], AtomicUsize::new(0)));
+        let cpu = Cpu::new(1).with_budget(budget);
+        let matrix = cpu.matrix(MatrixSource::whole("w", format, 16, 32, bytes.clone())).expect("a matrix");
+        (0..3).for_each(|_| cpu.expect(&matrix));
+        bytes.1.load(Relaxed)
+    };
+    assert_eq!((times(Format::F16, 1024), times(Format::F16, 1023)), (1, 3));
+    assert_eq!((times(Format::Q8_0, 544), times(Format::Q8_0, 543)), (0, 3));
 }

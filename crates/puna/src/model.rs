@@ -151,9 +151,8 @@ impl ModelArgs {
     pub fn load(&self, machine: &mut Machine, checkpoint: &Checkpoint, wanted: Wanted) -> Result<Loaded> {
         let context = self.context(machine, &checkpoint.config, wanted)?;
         let options = LoadOptions { kv_format: self.kv.into(), cache_tokens: context, max_batch: MAX_BATCH };
-        // A copy of the weights that is faster to read takes their place in memory, as far as there is room beside the
-        // keys and values of all models; of a larger model the first layers are copied, and the rest comes from the file
-        // each time.
+        // Block formats are copied to an order that is faster to read, as far as there is room beside the keys and values of
+        // all models; of a larger model the first layers are held in memory, and the rest comes from the file each time.
         machine.promise(kv_shape(&checkpoint.config, self.kv.into(), context).bytes_at(context));
         let room = machine.available().map_or(u64::MAX, |available| available.saturating_sub(HEADROOM));
         let cpu = machine.cpu().clone().with_budget(room);
@@ -163,7 +162,7 @@ impl ModelArgs {
             .with_context(|| self.model.display().to_string())?;
         bar.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();
-        let loading = Loading { seconds, bytes, repacked_bytes: room - cpu.budget() };
+        let loading = Loading { seconds, bytes, repacked_bytes: cpu.copied() };
         Ok(Loaded { model: Box::new(model), context, loading })
     }
 
