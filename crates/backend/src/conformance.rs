@@ -3,6 +3,8 @@
 //! A back-end's tests call [`run`] with a back-end and a seed. Tolerances are derived, not tuned: [`F32`] for f32
 //! arithmetic, and where a back-end may quantize its inputs to 8 bits, half a step of every input that enters a sum.
 
+pub mod gradients;
+
 use crate::{Backend, Batch, KvFormat, KvShape, MatrixPart, MatrixSource, PAGE_LEN, Pairing, Rotation, Span};
 use puna_format::{FORMATS, Format};
 use rand_core::{RngCore, SeedableRng};
@@ -18,6 +20,10 @@ fn f32_error(n: usize) -> f64 {
 struct Random(Pcg64Mcg);
 
 impl Random {
+    fn new(seed: u64) -> Random {
+        Random(Pcg64Mcg::seed_from_u64(seed))
+    }
+
     /// Uniform in -1..1.
     fn value(&mut self) -> f32 {
         self.0.next_u32() as f32 / 2f32.powi(31) - 1.0
@@ -47,7 +53,7 @@ impl Random {
 /// # Panics
 /// At the first operation that does not conform, with the operation, the element, and both values.
 pub fn run<B: Backend>(backend: &B, seed: u64) {
-    let random = &mut Random(Pcg64Mcg::seed_from_u64(seed));
+    let random = &mut Random::new(seed);
     println!("conformance of {} with seed {seed}", backend.describe());
     for info in FORMATS {
         matmul(backend, random, info.format);
@@ -97,7 +103,7 @@ fn product<B: Backend>(backend: &B, w: &B::Matrix, rows: usize, x: &[f32], cols:
     read(backend, &out)
 }
 
-/// Checks `out = W x` and that each row is the same bits as alone.
+/// Checks `out = W x`, that each row is the same bits as alone, and that it can be added.
 fn check_product<B: Backend>(backend: &B, what: &str, source: MatrixSource, w: &[f64], x: &[f32]) {
     let (rows, cols) = (source.rows, source.cols);
     let quantizes = source.format.info().block_elems > 1;
@@ -123,6 +129,15 @@ fn check_product<B: Backend>(backend: &B, what: &str, source: MatrixSource, w: &
             assert_close(what, token * rows + row, *found, expected, magnitude * f32_error(cols) * 4.0 + step);
         }
         assert_eq!(out, product(backend, &matrix, rows, x, cols), "{what}: row {token} alone and in the batch");
+    }
+    let before: Vec<f32> = (0..out.len()).map(|i| i as f32).collect();
+    let mut sum = rows_of(backend, &before, rows);
+    backend.matmul_add(&rows_of(backend, x, cols), &matrix, &mut sum);
+    for (i, (found, (before, out))) in read(backend, &sum).into_iter().zip(before.iter().zip(&out)).enumerate() {
+        let expected = f64::from(*before) + f64::from(*out);
+        // Parts of a row may be added one by one.
+        let magnitude = f64::from(*before) + cols as f64 * 4.0;
+        assert_close(&format!("{what}, added"), i, found, expected, magnitude * f32_error(4));
     }
 }
 
@@ -247,6 +262,12 @@ fn elementwise<B: Backend>(backend: &B, random: &mut Random) {
         let expected = x / (1.0 + (-x).exp()) * y;
         // Below -87 the exponential leaves the range of f32, where the result is nothing to speak of.
         assert_close("swiglu", i, product[i], expected, expected.abs() * f32_error(8) + 1e-35);
+    }
+    let mut scaled = rows_of(backend, &a, dim);
+    backend.scale(&mut scaled, 0.3);
+    for (i, found) in read(backend, &scaled).into_iter().enumerate() {
+        let expected = f64::from(a[i]) * f64::from(0.3f32);
+        assert_close("scale", i, found, expected, expected.abs() * f32_error(1));
     }
     assert_eq!(picked, [&sum[3 * dim..], &sum[dim..2 * dim]].concat(), "gather");
 }

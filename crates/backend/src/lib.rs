@@ -12,14 +12,16 @@
 
 mod batch;
 pub mod conformance;
+mod gradients;
 mod kv;
 mod rotation;
 mod weights;
 
 pub use batch::{Batch, Span};
+pub use gradients::{Gradients, Heads};
 pub use kv::{KvFormat, KvShape, PAGE_LEN};
 pub use rotation::{Pairing, Rotation};
-pub use weights::{MatrixPart, MatrixSource, Storage};
+pub use weights::{MatrixPart, MatrixSource, Storage, Values};
 
 /// What can go wrong when a back-end is asked for memory.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +88,8 @@ pub trait Backend: Send + Sync + 'static {
     fn rms_norm(&self, x: &Self::Activations, weight: &Self::Vector, eps: f32, out: &mut Self::Activations);
     /// `out[i] = W · x[i]`.
     fn matmul(&self, x: &Self::Activations, w: &Self::Matrix, out: &mut Self::Activations);
+    /// `out[i] += W · x[i]`.
+    fn matmul_add(&self, x: &Self::Activations, w: &Self::Matrix, out: &mut Self::Activations);
     /// Rotates every head of every row in place, row `i` by row `i` of the rotation.
     fn rope(&self, x: &mut Self::Activations, rotation: &Rotation);
     /// Appends keys and values `[n, g·hd]` of the batch's tokens to one layer of the cache.
@@ -111,6 +115,8 @@ pub trait Backend: Send + Sync + 'static {
     fn swiglu(&self, gate: &mut Self::Activations, up: &Self::Activations);
     /// `x += y`.
     fn add(&self, x: &mut Self::Activations, y: &Self::Activations);
+    /// `x *= factor`.
+    fn scale(&self, x: &mut Self::Activations, factor: f32);
     /// `out[i] = x[rows[i]]`.
     fn gather(&self, x: &Self::Activations, rows: &[usize], out: &mut Self::Activations);
 

@@ -39,4 +39,9 @@ impl Rotation {
         }
         Rotation { pairing, head_dim: 2 * inverse_frequencies.len(), cos, sin }
     }
+
+    /// The rotation that undoes this one: by the negative angles.
+    pub fn inverse(&self) -> Rotation {
+        Rotation { sin: self.sin.iter().map(|sin| -sin).collect(), ..self.clone() }
+    }
 }

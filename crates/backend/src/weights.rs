@@ -11,11 +11,28 @@ pub trait Storage: Send + Sync {
     fn will_need(&self) {}
     /// They were copied and will hardly be read again: where they can be had from a file, their memory may be taken.
     fn copied(&self) {}
+    /// The values, if they are f32 that may be changed.
+    fn values_mut(&mut self) -> Option<&mut [f32]> {
+        None
+    }
 }
 
 impl Storage for Vec<u8> {
     fn bytes(&self) -> &[u8] {
         self
+    }
+}
+
+/// Weights in f32 that training changes.
+pub struct Values(pub Vec<f32>);
+
+impl Storage for Values {
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+
+    fn values_mut(&mut self) -> Option<&mut [f32]> {
+        Some(&mut self.0)
     }
 }
 

@@ -10,7 +10,7 @@ use puna_backend::{Pairing, Rotation};
 const VALUES_PER_TASK: usize = 16 * 1024;
 
 /// Calls `f(row, values of the row)` for all rows of `x`, several rows a task.
-fn for_each_row(pool: &Pool, x: &mut Activations, f: impl Fn(usize, &mut [f32]) + Sync) {
+pub(crate) fn for_each_row(pool: &Pool, x: &mut Activations, f: impl Fn(usize, &mut [f32]) + Sync) {
     let (rows, cols) = (x.rows, x.cols);
     let step = (VALUES_PER_TASK / cols).max(1);
     let shared = SharedMut::new(x.data_mut());
@@ -22,10 +22,10 @@ fn for_each_row(pool: &Pool, x: &mut Activations, f: impl Fn(usize, &mut [f32]) 
     });
 }
 
-pub(crate) fn embed(pool: &Pool, table: &Table, ids: &[u32], out: &mut Activations) {
+pub(crate) fn embed(pool: &Pool, instructions: Instructions, table: &Table, ids: &[u32], out: &mut Activations) {
     assert_eq!(table.cols, out.cols, "embed: columns");
     out.set_rows(ids.len());
-    for_each_row(pool, out, |row, out| table.decode_row(ids[row] as usize, out));
+    for_each_row(pool, out, |row, out| table.decode(instructions, ids[row] as usize, 0..table.cols, out));
 }
 
 pub(crate) fn rms_norm(
@@ -126,6 +126,10 @@ impl Kernel for Swiglu<'_> {
 pub(crate) fn add(pool: &Pool, x: &mut Activations, y: &Activations) {
     assert_eq!((x.rows, x.cols), (y.rows, y.cols), "add: shapes");
     for_each_row(pool, x, |row, x| x.iter_mut().zip(y.row(row)).for_each(|(x, y)| *x += y));
+}
+
+pub(crate) fn scale(pool: &Pool, x: &mut Activations, factor: f32) {
+    for_each_row(pool, x, |_, x| x.iter_mut().for_each(|x| *x *= factor));
 }
 
 pub(crate) fn gather(x: &Activations, rows: &[usize], out: &mut Activations) {

@@ -6,6 +6,8 @@ mod aligned;
 mod attend;
 mod blocks;
 mod elementwise;
+mod gemm;
+mod gradients;
 mod kv;
 mod matmul;
 mod matrix;
@@ -20,6 +22,7 @@ pub use kv::KvCache;
 pub use matrix::{Activations, Matrix, Table};
 pub use simd::Instructions;
 
+use matmul::Store;
 use panel::Panels;
 use pool::Pool;
 use puna_backend::{Backend, Batch, Error, KvShape, MatrixSource, Rotation, Storage};
@@ -152,7 +155,7 @@ impl Backend for Cpu {
     }
 
     fn embed(&self, table: &Table, ids: &[u32], out: &mut Activations) {
-        elementwise::embed(&self.pool, table, ids, out);
+        elementwise::embed(&self.pool, self.instructions, table, ids, out);
     }
 
     fn rms_norm(&self, x: &Activations, weight: &Vec<f32>, eps: f32, out: &mut Activations) {
@@ -164,7 +167,11 @@ impl Backend for Cpu {
     }
 
     fn matmul_shared(&self, x: &Activations, products: &mut [(&Matrix, &mut Activations)]) {
-        matmul::matmul(&self.pool, self.instructions, x, products);
+        matmul::matmul(&self.pool, self.instructions, x, products, Store::Set);
+    }
+
+    fn matmul_add(&self, x: &Activations, w: &Matrix, out: &mut Activations) {
+        matmul::matmul(&self.pool, self.instructions, x, &mut [(w, out)], Store::Add);
     }
 
     fn rope(&self, x: &mut Activations, rotation: &Rotation) {
@@ -192,6 +199,10 @@ impl Backend for Cpu {
 
     fn add(&self, x: &mut Activations, y: &Activations) {
         elementwise::add(&self.pool, x, y);
+    }
+
+    fn scale(&self, x: &mut Activations, factor: f32) {
+        elementwise::scale(&self.pool, x, factor);
     }
 
     fn gather(&self, x: &Activations, rows: &[usize], out: &mut Activations) {

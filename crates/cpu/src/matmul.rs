@@ -7,6 +7,8 @@
 mod blocks;
 mod float;
 
+pub(crate) use float::Decode;
+
 use crate::aligned::Aligned;
 use crate::blocks as formats;
 use crate::matrix::{Activations, Matrix, Segment};
@@ -18,12 +20,22 @@ use crate::tokens::Tokens;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
+/// What becomes of a product.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// It replaces what is there.
+    Set,
+    /// It is added to it.
+    Add,
+}
+
 /// Several products of one input, in one stage: the threads meet once for all of them.
 pub(crate) fn matmul(
     pool: &Pool,
     instructions: Instructions,
     x: &Activations,
     products: &mut [(&Matrix, &mut Activations)],
+    store: Store,
 ) {
     // Formats may differ between the products (mixes such as Q4_K_M), but there are only two kinds of input.
     let quantized = products.iter().any(|(w, _)| formats::has(w.table.format)).then(|| {
@@ -38,8 +50,9 @@ pub(crate) fn matmul(
         .iter_mut()
         .map(|(w, out)| {
             assert_eq!((x.cols, out.cols), (w.table.cols, w.table.rows), "matmul: columns of x and out");
+            assert!(store == Store::Set || out.rows == x.rows, "matmul: rows to add to");
             let n_tasks = n_tasks(w, pool.n_threads(), x.rows);
-            Job { w, n_tasks, out: SharedMut::new(out.set_rows(x.rows)) }
+            Job { w, n_tasks, out: SharedMut::new(out.set_rows(x.rows)), store }
         })
         .collect();
     pool.run(products.iter().map(|job| job.n_tasks).sum(), &|mut task| {
@@ -66,6 +79,7 @@ struct Job<'a> {
     /// `[tokens, rows of w]`
     out: SharedMut<'a, f32>,
     n_tasks: usize,
+    store: Store,
 }
 
 /// How many tasks a product is: so few that each streams, so many that threads end together.
@@ -110,7 +124,10 @@ fn by_panels<B: formats::Blocks>(
             let n_rows = panel::ROWS.min(table.rows - row);
             // SAFETY: these columns of `out` belong to this task alone.
             let out = unsafe { job.out.slice(token * table.rows + row, n_rows) };
-            out.copy_from_slice(&products[..n_rows]);
+            match job.store {
+                Store::Set => out.copy_from_slice(&products[..n_rows]),
+                Store::Add => out.iter_mut().zip(products).for_each(|(out, product)| *out += product),
+            }
         };
         instructions.run(blocks::Product { weights, x, put, scratch: blocks, blocks: PhantomData::<B> });
     };
@@ -147,8 +164,8 @@ struct Tile<'a, 'o> {
     out: SharedMut<'o, f32>,
     out0: usize,
     out_stride: usize,
-    /// Whether this is the row's first segment: then the element is set.
-    first: bool,
+    /// Whether the element is set: of the row's first segment, if nothing is there to be added to.
+    sets: bool,
 }
 
 impl Tile<'_, '_> {
@@ -158,7 +175,7 @@ impl Tile<'_, '_> {
         let product = product * self.segment.scale(self.row0 + row);
         // SAFETY: a tile's rows are columns of `out` that belong to its task alone.
         let out = unsafe { &mut self.out.slice(token * self.out_stride + self.out0 + row, 1)[0] };
-        *out = if self.first { product } else { *out + product };
+        *out = if self.sets { product } else { *out + product };
     }
 }
 
@@ -180,7 +197,7 @@ fn by_rows(instructions: Instructions, x: &float::Stretches, job: &Job, task: us
                 out: job.out,
                 out0: row,
                 out_stride: table.rows,
-                first: segment.cols.start == 0,
+                sets: segment.cols.start == 0 && job.store == Store::Set,
             };
             instructions.run(float::Product { format: table.format, tile: &tile, scratch });
         }

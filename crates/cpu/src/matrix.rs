@@ -2,7 +2,9 @@
 //! [panels](crate::panel) from a copy.
 
 use crate::blocks;
+use crate::matmul::Decode;
 use crate::panel::{self, Panels};
+use crate::simd::Instructions;
 use puna_backend::{Error, MatrixSource, Storage};
 use puna_format::Format;
 use std::ops::Range;
@@ -141,16 +143,33 @@ impl Table {
         }
     }
 
-    /// Decodes row `row` to `out`, `[cols]`.
-    pub(crate) fn decode_row(&self, row: usize, out: &mut [f32]) {
+    /// Decodes columns `cols` of row `row`, of a block format whole blocks.
+    pub(crate) fn decode(&self, instructions: Instructions, row: usize, cols: Range<usize>, out: &mut [f32]) {
         let band = self.bands.iter().find(|band| band.rows.contains(&row)).expect("the row exists");
         for segment in &band.segments {
-            let out = &mut out[segment.cols.clone()];
-            self.format.decode(segment.row(row - band.rows.start), out);
-            let scale = segment.scale(row - band.rows.start);
+            let (start, end) = (segment.cols.start.max(cols.start), segment.cols.end.min(cols.end));
+            if start >= end {
+                continue;
+            }
+            let out = &mut out[start - cols.start..end - cols.start];
+            let row = row - band.rows.start;
+            let (format, start) = (self.format, start - segment.cols.start);
+            instructions.run(Decode { format, row: segment.row(row), start, out });
             if segment.row_scales.is_some() {
+                let scale = segment.scale(row);
                 out.iter_mut().for_each(|value| *value *= scale);
             }
+        }
+    }
+
+    /// The values, if they are one piece of f32 that may be changed and nobody else holds.
+    pub(crate) fn values_mut(&mut self) -> Option<&mut [f32]> {
+        match &mut self.bands[..] {
+            [Band { segments, .. }] => match &mut segments[..] {
+                [segment] => Arc::get_mut(&mut segment.bytes)?.values_mut(),
+                _ => None,
+            },
+            _ => None,
         }
     }
 }

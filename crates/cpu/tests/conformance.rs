@@ -32,6 +32,16 @@ fn every_instruction_set() {
 }
 
 #[test]
+fn gradients_of_every_instruction_set() {
+    for instructions in Instructions::available() {
+        for (n_threads, budget) in [(1, u64::MAX), (3, 0)] {
+            let cpu = Cpu::new(n_threads).with_instructions(instructions).with_budget(budget);
+            conformance::gradients::run(&cpu, seed());
+        }
+    }
+}
+
+#[test]
 fn weights_read_in_place() {
     for instructions in Instructions::available() {
         conformance::run(&Cpu::new(2).with_instructions(instructions).with_budget(0), seed());

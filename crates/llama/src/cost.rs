@@ -1,6 +1,6 @@
 //! What a model takes: operations to hold measured times against, and memory beside the weights.
 
-use crate::model::activation_widths;
+use crate::layer::activation_widths;
 use puna_checkpoint::{Config, Name};
 
 /// Floating-point operations that are useful for `n` tokens of one sequence behind `start` others, with logits for

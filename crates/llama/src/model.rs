@@ -1,11 +1,13 @@
-//! The forward pass.
-//!
-//! Letters in shapes: `n` tokens of the batch, `dim` width of the model, `h` query heads, `g` KV heads, `hd` head size.
+//! The forward pass of inference: embedding, [layers](crate::layer), logits.
 
-use crate::weights::{LoadOptions, Weights};
+use crate::layer::{Pass, State};
+use crate::linear::AdapterSource;
+use crate::weights::{LoadOptions, Loader, Weights, source};
 use crate::{Error, inverse_frequencies};
-use puna_backend::{Backend, Batch, KvFormat, KvShape, PAGE_LEN, Pairing, Rotation};
-use puna_checkpoint::{Checkpoint, Config, RopePairing};
+use puna_backend::{Backend, Batch, KvFormat, KvShape, MatrixSource, PAGE_LEN, Values};
+use puna_checkpoint::{Checkpoint, Config, Name};
+use puna_format::Format;
+use std::sync::Arc;
 
 /// A loaded model with its KV cache, whatever computes it.
 pub trait Model: Send {
@@ -42,6 +44,8 @@ pub fn kv_shape(config: &Config, format: KvFormat, n_tokens: usize) -> KvShape {
 pub struct Llama<B: Backend> {
     backend: B,
     config: Config,
+    /// `[vocab_size, dim]`
+    embedding: B::Table,
     weights: Weights<B>,
     bytes_per_token: u64,
     inverse_frequencies: Vec<f32>,
@@ -49,31 +53,6 @@ pub struct Llama<B: Backend> {
     cache: B::KvCache,
     max_batch: usize,
     state: State<B>,
-}
-
-/// Activations of one forward pass, kept to be used again.
-struct State<B: Backend> {
-    /// The residual stream, `[n, dim]`.
-    x: B::Activations,
-    /// Normed input of a block, or its output before it is added to the residual, `[n, dim]`.
-    block: B::Activations,
-    normed: B::Activations,
-    /// `[n, h·hd]`
-    q: B::Activations,
-    /// `[n, g·hd]`
-    k: B::Activations,
-    v: B::Activations,
-    /// `[n, h·hd]`
-    attended: B::Activations,
-    /// `[n, ffn_dim]`
-    gate: B::Activations,
-    up: B::Activations,
-}
-
-/// Widths of the activations, in the order of [`State`].
-pub(crate) fn activation_widths(config: &Config) -> [usize; 9] {
-    let (q, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
-    [config.dim, config.dim, config.dim, q, kv, kv, q, config.ffn_dim, config.ffn_dim]
 }
 
 impl<B: Backend> Llama<B> {
@@ -85,36 +64,39 @@ impl<B: Backend> Llama<B> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, Error> {
         let config = checkpoint.config.clone();
-        let weights = Weights::load(&backend, checkpoint, progress)?;
-        let embedding_bytes = checkpoint
-            .tensor(puna_checkpoint::Name::TokenEmbedding)
-            .filter(|_| !config.tied_embeddings)
-            .map_or(0, |tensor| tensor.n_bytes());
+        let mut loader = Loader::new(checkpoint, progress);
+        let weights = Weights::load(&backend, &mut loader, |tensor| Ok(backend.matrix(source(tensor))?))?;
+        let embedding = loader.take(Name::TokenEmbedding)?;
+        let embedding_bytes = if config.tied_embeddings { 0 } else { embedding.n_bytes() };
+        let embedding = backend.table(source(embedding))?;
+        loader.end();
         let kv_shape = kv_shape(&config, options.kv_format, options.cache_tokens);
-        let n = options.max_batch;
-        let [x, block, normed, q, k, v, attended, gate, up] =
-            activation_widths(&config).map(|width| backend.activations(n, width));
         Ok(Llama {
             inverse_frequencies: inverse_frequencies(&config.rope, config.head_dim),
             cache: backend.kv_cache(kv_shape)?,
-            state: State {
-                x: x?,
-                block: block?,
-                normed: normed?,
-                q: q?,
-                k: k?,
-                v: v?,
-                attended: attended?,
-                gate: gate?,
-                up: up?,
-            },
+            state: State::new(&backend, &config, options.max_batch)?,
             bytes_per_token: checkpoint.tensor_bytes() - embedding_bytes,
-            max_batch: n,
+            max_batch: options.max_batch,
             kv_shape,
+            embedding,
             backend,
             config,
             weights,
         })
+    }
+
+    /// Puts adapters on the model, `A` and `B` in f32; what several say of a matrix adds up.
+    ///
+    /// # Errors
+    /// [`Error::NotAdaptable`], [`Error::AdapterShape`], and memory.
+    pub fn adapt(&mut self, sources: impl IntoIterator<Item = AdapterSource>) -> Result<(), Error> {
+        for source in sources {
+            self.weights.adapt(&self.config, source, |name, rows, cols, values| {
+                let values = Arc::new(Values(values));
+                self.backend.matrix(MatrixSource::whole(name, Format::F32, rows, cols, values))
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -145,31 +127,13 @@ impl<B: Backend> Model for Llama<B> {
         if let Some(&id) = batch.ids.iter().find(|id| **id as usize >= config.vocab_size) {
             return Err(Error::Token { id, vocab_size: config.vocab_size });
         }
-        let pairing = match config.rope.pairing {
-            RopePairing::Interleaved => Pairing::Interleaved,
-            RopePairing::Halves => Pairing::Halves,
-        };
-        let positions: Vec<usize> = batch.positions().collect();
-        let rotation = Rotation::new(pairing, &self.inverse_frequencies, &positions);
+        let pass = Pass::new(backend, config, &self.inverse_frequencies, batch);
 
-        backend.embed(&weights.embedding, batch.ids, &mut s.x);
+        backend.embed(&self.embedding, batch.ids, &mut s.x);
         for (i, layer) in weights.layers.iter().enumerate() {
-            let next = weights.layers.get(i + 1).map_or(vec![&weights.output], |next| next.matrices().to_vec());
-            next.into_iter().for_each(|matrix| backend.expect(matrix));
-            backend.rms_norm(&s.x, &layer.attention_norm, config.norm_eps, &mut s.normed);
-            backend.matmul_shared(&s.normed, &mut [(&layer.q, &mut s.q), (&layer.k, &mut s.k), (&layer.v, &mut s.v)]);
-            backend.rope(&mut s.q, &rotation);
-            backend.rope(&mut s.k, &rotation);
-            backend.store_kv(&mut self.cache, i, batch, &s.k, &s.v)?;
-            backend.attend(&s.q, &self.cache, i, batch, &mut s.attended);
-            backend.matmul(&s.attended, &layer.o, &mut s.block);
-            backend.add(&mut s.x, &s.block);
-
-            backend.rms_norm(&s.x, &layer.ffn_norm, config.norm_eps, &mut s.normed);
-            backend.matmul_shared(&s.normed, &mut [(&layer.gate, &mut s.gate), (&layer.up, &mut s.up)]);
-            backend.swiglu(&mut s.gate, &s.up);
-            backend.matmul(&s.gate, &layer.down, &mut s.block);
-            backend.add(&mut s.x, &s.block);
+            let next = weights.layers.get(i + 1).map_or(vec![&weights.output], |next| next.linears().to_vec());
+            next.into_iter().for_each(|linear| backend.expect(&linear.weight));
+            pass.layer(layer, &mut self.cache, i, s, &mut ())?;
         }
         logits.clear();
         if !batch.outputs.is_empty() {
@@ -177,7 +141,10 @@ impl<B: Backend> Model for Llama<B> {
             backend.gather(&s.x, batch.outputs, &mut s.block);
             backend.rms_norm(&s.block, &weights.output_norm, config.norm_eps, &mut s.normed);
             let mut out = backend.activations(batch.outputs.len(), config.vocab_size)?;
-            backend.matmul(&s.normed, &weights.output, &mut out);
+            backend.matmul(&s.normed, &weights.output.weight, &mut out);
+            for adapter in &weights.output.adapters {
+                adapter.add(backend, &s.normed, batch.outputs.len(), &mut out)?;
+            }
             backend.read(&out, logits);
         }
         Ok(())

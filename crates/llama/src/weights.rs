@@ -1,6 +1,7 @@
 //! From a checkpoint's tensors to a back-end's.
 
 use crate::Error;
+use crate::linear::{AdapterSource, Linear, LowRank};
 use puna_backend::{Backend, KvFormat, MatrixPart, MatrixSource, Storage};
 use puna_checkpoint::{Bytes, Checkpoint, Config, LayerTensor, Name, Tensor};
 use std::sync::Arc;
@@ -20,74 +21,142 @@ pub struct LoadOptions {
 pub(crate) struct Layer<B: Backend> {
     pub attention_norm: B::Vector,
     /// `[h·hd, dim]`
-    pub q: B::Matrix,
+    pub q: Linear<B>,
     /// `[g·hd, dim]`
-    pub k: B::Matrix,
+    pub k: Linear<B>,
     /// `[g·hd, dim]`
-    pub v: B::Matrix,
+    pub v: Linear<B>,
     /// `[dim, h·hd]`
-    pub o: B::Matrix,
+    pub o: Linear<B>,
     pub ffn_norm: B::Vector,
     /// `[ffn_dim, dim]`
-    pub gate: B::Matrix,
+    pub gate: Linear<B>,
     /// `[ffn_dim, dim]`
-    pub up: B::Matrix,
+    pub up: Linear<B>,
     /// `[dim, ffn_dim]`
-    pub down: B::Matrix,
+    pub down: Linear<B>,
 }
 
 impl<B: Backend> Layer<B> {
-    /// The matrices, in the order of their use.
-    pub fn matrices(&self) -> [&B::Matrix; 7] {
+    /// The matrices, in the order of [`LINEARS`].
+    pub fn linears(&self) -> [&Linear<B>; 7] {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
+    /// The same, to be changed.
+    pub fn linears_mut(&mut self) -> [&mut Linear<B>; 7] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
     }
 }
 
-/// All weights.
+/// The matrices of a layer, in the order of their use.
+pub(crate) const LINEARS: [LayerTensor; 7] = [
+    LayerTensor::Query,
+    LayerTensor::Key,
+    LayerTensor::Value,
+    LayerTensor::AttentionOutput,
+    LayerTensor::Gate,
+    LayerTensor::Up,
+    LayerTensor::Down,
+];
+
+/// All weights but the embedding.
 pub(crate) struct Weights<B: Backend> {
-    /// `[vocab_size, dim]`
-    pub embedding: B::Table,
     pub layers: Vec<Layer<B>>,
     pub output_norm: B::Vector,
     /// `[vocab_size, dim]`; the same tensor as the embedding where the two are tied.
-    pub output: B::Matrix,
+    pub output: Linear<B>,
+}
+
+/// Takes a checkpoint's tensors one by one and tells how far it is.
+pub(crate) struct Loader<'a> {
+    pub checkpoint: &'a Checkpoint,
+    done: u64,
+    /// Is told the bytes taken, and the bytes in all.
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl<'a> Loader<'a> {
+    pub fn new(checkpoint: &'a Checkpoint, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
+        Loader { checkpoint, done: 0, progress }
+    }
+
+    pub fn take(&mut self, name: Name) -> Result<&'a Tensor, Error> {
+        let tensor = self.checkpoint.tensor(name).ok_or(Error::Missing(name))?;
+        (self.progress)(self.done, self.checkpoint.tensor_bytes());
+        self.done += tensor.n_bytes();
+        Ok(tensor)
+    }
+
+    /// All that is needed has been taken.
+    pub fn end(self) {
+        (self.progress)(self.checkpoint.tensor_bytes(), self.checkpoint.tensor_bytes());
+    }
 }
 
 impl<B: Backend> Weights<B> {
-    /// Takes all tensors; `progress(bytes taken, bytes in all)` is called before each, and at the end.
-    pub fn load(backend: &B, checkpoint: &Checkpoint, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, Error> {
-        let (total, mut done) = (checkpoint.tensor_bytes(), 0);
-        let mut take = |name: Name| {
-            let tensor = checkpoint.tensor(name).ok_or(Error::Missing(name))?;
-            progress(done, total);
-            done += tensor.n_bytes();
-            Ok::<_, Error>(tensor)
-        };
+    /// Takes the tensors, those to multiply with by `matrix`.
+    pub fn load(
+        backend: &B,
+        loader: &mut Loader<'_>,
+        matrix: impl Fn(&Tensor) -> Result<B::Matrix, Error>,
+    ) -> Result<Self, Error> {
+        let linear = |tensor: &Tensor| matrix(tensor).map(Linear::new);
+        let config: &Config = &loader.checkpoint.config;
         let mut layer = |layer: usize| {
-            let mut take = |tensor| take(Name::Layer { layer, tensor });
+            let mut take = |tensor| loader.take(Name::Layer { layer, tensor });
             Ok::<_, Error>(Layer {
                 attention_norm: backend.vector(&take(LayerTensor::AttentionNorm)?.to_f32())?,
-                q: backend.matrix(source(take(LayerTensor::Query)?))?,
-                k: backend.matrix(source(take(LayerTensor::Key)?))?,
-                v: backend.matrix(source(take(LayerTensor::Value)?))?,
-                o: backend.matrix(source(take(LayerTensor::AttentionOutput)?))?,
+                q: linear(take(LayerTensor::Query)?)?,
+                k: linear(take(LayerTensor::Key)?)?,
+                v: linear(take(LayerTensor::Value)?)?,
+                o: linear(take(LayerTensor::AttentionOutput)?)?,
                 ffn_norm: backend.vector(&take(LayerTensor::FfnNorm)?.to_f32())?,
-                gate: backend.matrix(source(take(LayerTensor::Gate)?))?,
-                up: backend.matrix(source(take(LayerTensor::Up)?))?,
-                down: backend.matrix(source(take(LayerTensor::Down)?))?,
+                gate: linear(take(LayerTensor::Gate)?)?,
+                up: linear(take(LayerTensor::Up)?)?,
+                down: linear(take(LayerTensor::Down)?)?,
             })
         };
-        let config: &Config = &checkpoint.config;
         let layers = (0..config.n_layers).map(&mut layer).collect::<Result<_, _>>()?;
-        let embedding = take(Name::TokenEmbedding)?;
-        let weights = Weights {
-            embedding: backend.table(source(embedding))?,
+        let output = if config.tied_embeddings { Name::TokenEmbedding } else { Name::Output };
+        Ok(Weights {
             layers,
-            output_norm: backend.vector(&take(Name::OutputNorm)?.to_f32())?,
-            output: backend.matrix(source(if config.tied_embeddings { embedding } else { take(Name::Output)? }))?,
+            output_norm: backend.vector(&loader.take(Name::OutputNorm)?.to_f32())?,
+            output: linear(loader.take(output)?)?,
+        })
+    }
+
+    /// Adds an adapter's matrices, made by `matrix(name, rows, cols, values)`.
+    ///
+    /// # Errors
+    /// [`Error::NotAdaptable`], [`Error::AdapterShape`].
+    pub fn adapt(
+        &mut self,
+        config: &Config,
+        source: AdapterSource,
+        matrix: impl Fn(&str, usize, usize, Vec<f32>) -> Result<B::Matrix, puna_backend::Error>,
+    ) -> Result<(), Error> {
+        let AdapterSource { name, rank, a, b, scale } = source;
+        let linear = match name {
+            Name::Output => Some(&mut self.output),
+            Name::Layer { layer, tensor } => {
+                let idx = LINEARS.iter().position(|linear| *linear == tensor);
+                let layer = self.layers.get_mut(layer);
+                layer.zip(idx).and_then(|(layer, idx)| layer.linears_mut().into_iter().nth(idx))
+            }
+            Name::TokenEmbedding | Name::OutputNorm => None,
         };
-        progress(total, total);
-        Ok(weights)
+        let linear = linear.ok_or(Error::NotAdaptable(name))?;
+        let (rows, cols) = config.shape(name);
+        for (part, found, expected) in [("A", a.len(), rank * cols), ("B", b.len(), rows * rank)] {
+            if found != expected || rank == 0 {
+                return Err(Error::AdapterShape { name, part, rank, expected, found });
+            }
+        }
+        let a = matrix(&format!("{name}, A of an adapter"), rank, cols, a)?;
+        let b = matrix(&format!("{name}, B of an adapter"), rows, rank, b)?;
+        linear.adapters.push(LowRank { a, b, rank, scale });
+        Ok(())
     }
 }
 
@@ -109,7 +178,7 @@ impl Storage for Mapped {
 }
 
 /// A tensor as a back-end takes it: the same bytes, shared.
-fn source(tensor: &Tensor) -> MatrixSource {
+pub(crate) fn source(tensor: &Tensor) -> MatrixSource {
     let parts = tensor.parts.iter().map(|part| MatrixPart {
         row0: part.row0,
         rows: part.rows,

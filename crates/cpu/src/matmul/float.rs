@@ -296,23 +296,42 @@ fn decoded<S: Simd>(s: S, format: Format, tile: &Tile<'_, '_>, scratch: &mut Scr
 /// The weights of a row from its column `start` on.
 #[inline(always)]
 fn decode<S: Simd>(s: S, format: Format, row: &[u8], start: usize, out: &mut [f32]) {
-    /// `out` is whole vectors.
+    /// Whole vectors, and the rest one by one.
     #[inline(always)]
-    fn load<S: Simd, L: Load>(s: S, bytes: &[u8], out: &mut [f32]) {
+    fn load<S: Simd, L: Load>(s: S, format: Format, bytes: &[u8], out: &mut [f32]) {
         assert!(bytes.len() >= out.len() * L::BYTES);
-        for i in (0..out.len()).step_by(S::LANES) {
+        let whole = out.len() / S::LANES * S::LANES;
+        for i in (0..whole).step_by(S::LANES) {
             // SAFETY: a whole vector is left of both.
             unsafe { s.store_f32(L::load(s, bytes.as_ptr().add(i * L::BYTES)), out.as_mut_ptr().add(i)) };
         }
+        format.decode(&bytes[whole * L::BYTES..], &mut out[whole..]);
     }
     let offset = |cols| format.row_bytes(cols).expect("whole blocks");
     let bytes = &row[offset(start)..offset(start + out.len())];
     match format {
-        Format::F32 => load::<S, F32>(s, bytes, out),
-        Format::F16 => load::<S, F16>(s, bytes, out),
-        Format::BF16 => load::<S, Bf16>(s, bytes, out),
-        Format::F8E4M3 => load::<S, F8E4M3>(s, bytes, out),
+        Format::F32 => load::<S, F32>(s, format, bytes, out),
+        Format::F16 => load::<S, F16>(s, format, bytes, out),
+        Format::BF16 => load::<S, Bf16>(s, format, bytes, out),
+        Format::F8E4M3 => load::<S, F8E4M3>(s, format, bytes, out),
         _ => format.decode(bytes, out),
+    }
+}
+
+/// Decodes the weights of a row from its column `start` on; of a block format whole blocks.
+pub(crate) struct Decode<'a> {
+    pub format: Format,
+    pub row: &'a [u8],
+    pub start: usize,
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for Decode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        decode(s, self.format, self.row, self.start, self.out);
     }
 }
 
