@@ -226,9 +226,11 @@ impl Kernel for LogSoftmax<'_> {
             }
             total += f64::from(s.sum(sums));
         }
-        let factor = -(f64::from(coefficient) / total) as f32;
-        logits.iter_mut().for_each(|value| *value *= factor);
-        logits[target] += coefficient;
+        let factor = f64::from(coefficient) / total;
+        // Not 1 − p, which has no digits left where p is almost 1.
+        let of_others = total - f64::from(logits[target]);
+        logits.iter_mut().for_each(|value| *value *= -factor as f32);
+        logits[target] = (factor * of_others) as f32;
         (f64::from(of_target) - total.ln()) as f32
     }
 }
