@@ -29,9 +29,10 @@ fn main() {
             let cpu = Cpu::new(threads).with_instructions(set);
             let bytes = random(info.format);
             let n_matrices = (WEIGHTS / bytes.len()).max(1);
-            let source = MatrixSource::whole("w", info.format, ROWS, COLS, Arc::new(bytes));
+            // Each has bytes of its own: floats are read where they lie.
+            let source = || MatrixSource::whole("w", info.format, ROWS, COLS, Arc::new(bytes.clone()));
             let matrices: Vec<_> =
-                (0..n_matrices).map(|_| cpu.matrix(source.clone()).expect("memory for the weights")).collect();
+                (0..n_matrices).map(|_| cpu.matrix(source()).expect("memory for the weights")).collect();
             for &n in &tokens {
                 let (mut x, mut out) =
                     (cpu.activations(n, COLS).expect("memory"), cpu.activations(n, ROWS).expect("memory"));

@@ -1,6 +1,9 @@
-//! `Q6_K`: nibbles and two bits more, with an 8-bit scale for every 16 weights.
+//! `Q6_K`: six bits, with an 8-bit scale for every 16 weights.
+//!
+//! Three words of codes leave two bits free in each byte: together they hold a fourth word, which costs eight
+//! instructions where the other three cost one each.
 
-use super::{At, Blocks, arrange_bits, bits, shift};
+use super::{At, Blocks, bytes, shift};
 use crate::simd::Simd;
 use bytemuck::{cast, from_bytes};
 use puna_format::{BlockQ6_K, Format};
@@ -11,8 +14,6 @@ pub(crate) struct Q6_K;
 /// Where an arranged block has its fields.
 const D: usize = 0;
 const SCALES: usize = 2;
-/// Where a thirty-two has the upper two bits, behind the nibbles.
-const UPPER: usize = 16;
 
 impl Blocks for Q6_K {
     const FORMAT: Format = Format::Q6_K;
@@ -30,12 +31,15 @@ impl Blocks for Q6_K {
         let block: &BlockQ6_K = from_bytes(block);
         out[D..][..2].copy_from_slice(&block.d);
         out[SCALES..][..16].copy_from_slice(&cast::<_, [u8; 16]>(block.scales));
-        for half in 0..2 {
-            let start = Self::CODES + 4 * half * Self::STRIDE;
-            // Thirty-twos 0 and 2 share their bytes, and 1 and 3.
-            arrange_bits::<4>(&block.ql[64 * half..][..32], out, start, 2 * Self::STRIDE);
-            arrange_bits::<4>(&block.ql[64 * half + 32..][..32], out, start + Self::STRIDE, 2 * Self::STRIDE);
-            arrange_bits::<2>(&block.qh[32 * half..][..32], out, start + UPPER, Self::STRIDE);
+        for (i, out) in out[Self::CODES..].chunks_exact_mut(Self::STRIDE).enumerate() {
+            // Thirty-twos 0 and 2 of a half share the bytes of their nibbles, and 1 and 3; all four those of the upper bits.
+            let (low, high) = (&block.ql[64 * (i / 4) + 32 * (i % 2)..], &block.qh[32 * (i / 4)..]);
+            let code = |k: usize| low[k] >> (4 * (i % 4 / 2)) & 0xf | (high[k] >> (2 * (i % 4)) & 3) << 4;
+            for (half, out) in out.chunks_exact_mut(12).enumerate() {
+                for (k, byte) in out.iter_mut().enumerate() {
+                    *byte = code(16 * half + k) | (code(16 * half + 12 + k % 4) >> (2 * (k / 4)) & 3) << 6;
+                }
+            }
         }
     }
 
@@ -55,7 +59,16 @@ impl Blocks for Q6_K {
 
     #[inline(always)]
     unsafe fn codes<S: Simd>(s: S, at: At, word: usize) -> S::I {
+        let (start, i) = (12 * (word / 4), word % 4);
         // SAFETY: the caller's promise.
-        unsafe { s.or(bits::<S, 4>(s, at, 0, word, 0), bits::<S, 2>(s, at, UPPER, word, 4)) }
+        unsafe {
+            if i < 3 {
+                return bytes(s, at.word(s, start + 4 * i), 0x3f);
+            }
+            let first = bytes(s, s.shr(at.word(s, start), 6), 0x03);
+            let second = bytes(s, s.shr(at.word(s, start + 4), 4), 0x0c);
+            let third = bytes(s, s.shr(at.word(s, start + 8), 2), 0x30);
+            s.or(s.or(first, second), third)
+        }
     }
 }

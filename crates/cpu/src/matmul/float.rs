@@ -34,7 +34,7 @@ const UNROLL: usize = 4;
 /// Up to so many tokens weights are used as they stream by.
 const STREAMED_TOKENS: usize = 8;
 
-/// Bytes of a row from a weight to those that are fetched while it is used.
+/// Bytes of a stream from a weight to those that are fetched while it is used.
 const AHEAD: usize = 512;
 
 /// Activations by stretches of columns, `[stretch][token][column]`: those that meet lie together.
@@ -204,46 +204,39 @@ fn pieces<S: Simd>(cols: &Range<usize>, stretch: usize) -> impl Iterator<Item = 
 /// The weights of [`ROWS`] rows from a column on.
 struct Rows {
     at: [*const u8; ROWS],
-    /// Of rows that stream from memory; none of those in a cache.
-    ahead: Option<Ahead>,
+    /// Whether they stream from memory, rather than lie in a cache.
+    streams: bool,
 }
 
-/// Where rows are fetched from ahead of use.
-#[derive(Clone, Copy)]
-struct Ahead {
-    /// Bytes that are left of the rows.
-    left: usize,
-    /// Bytes from a row's end to where its stream goes on: in the next group of rows.
-    jump: usize,
-}
-
-/// Weights are used as they stream by.
+/// Weights are used as they stream by: the tile's rows as [`ROWS`] streams, each of consecutive rows. Rows next to each
+/// other would be streams that end with each row.
 #[inline(always)]
 fn streamed<S: Simd, L: Load>(s: S, format: Format, tile: &Tile<'_, '_>, scratch: &mut Scratch) {
     let cols = &tile.segment.cols;
-    let row_bytes = cols.len() * L::BYTES;
     // One token has no other to meet the weights of a stretch while they are near.
     let stretch = if tile.x.n_tokens() == 1 { cols.end.max(1) } else { STRETCH };
-    for row0 in (0..tile.n_rows).step_by(ROWS) {
-        let n_rows = (tile.n_rows - row0).min(ROWS);
-        // A group of fewer repeats its last row.
-        let rows: [&[u8]; ROWS] = std::array::from_fn(|r| tile.segment.row(tile.row0 + row0 + r.min(n_rows - 1)));
+    let stream_rows = tile.n_rows.div_ceil(ROWS);
+    for first in 0..stream_rows {
+        let rows: [usize; ROWS] = std::array::from_fn(|r| first + r * stream_rows);
+        // Behind the last row it is read again.
+        let weights = rows.map(|row| tile.segment.row(tile.row0 + row.min(tile.n_rows - 1)));
         let sums = scratch.sums.floats(tile.x.n_tokens() * ROWS * S::LANES);
         sums.fill(0.0);
         for piece in pieces::<S>(cols, stretch) {
             let offset = (piece.start - cols.start) * L::BYTES;
-            let at = rows.map(|row| row[offset..][..piece.len() * L::BYTES].as_ptr());
-            let rows = Rows { at, ahead: Some(Ahead { left: row_bytes - offset, jump: (ROWS - 1) * row_bytes }) };
+            let at = weights.map(|row| row[offset..][..piece.len() * L::BYTES].as_ptr());
+            let weights = Rows { at, streams: true };
             let mut token = 0;
             while token < tile.x.n_tokens() {
                 // SAFETY: the rows have the piece's columns.
                 token += unsafe {
                     let sums = &mut sums[token * ROWS * S::LANES..];
-                    products::<S, L>(s, &rows, tile.x, token..tile.x.n_tokens(), &piece, sums, ROWS)
+                    products::<S, L>(s, &weights, tile.x, token..tile.x.n_tokens(), &piece, sums, ROWS)
                 };
             }
         }
-        put(s, format, tile, row0..row0 + n_rows, 0..tile.x.n_tokens(), sums, ROWS);
+        let rows = rows.into_iter().take_while(|row| *row < tile.n_rows);
+        put(s, format, tile, rows, 0..tile.x.n_tokens(), sums, ROWS);
     }
 }
 
@@ -275,7 +268,7 @@ fn decoded<S: Simd>(s: S, format: Format, tile: &Tile<'_, '_>, scratch: &mut Scr
                         for line in (0..part).step_by(16) {
                             s.prefetch(next.wrapping_add(line).cast());
                         }
-                        let mut rows = Rows { at: [std::ptr::null(); ROWS], ahead: None };
+                        let mut rows = Rows { at: [std::ptr::null(); ROWS], streams: false };
                         for r in 0..ROWS {
                             rows.at[r] = weights[(row + r) * piece.len()..].as_ptr().cast();
                         }
@@ -394,11 +387,10 @@ unsafe fn product<S: Simd, L: Load, const C: usize>(
         }
         let mut i = 0;
         while i + UNROLL * S::LANES <= n {
-            if let Some(ahead) = rows.ahead {
+            if rows.streams {
                 for r in 0..ROWS {
                     for line in (0..UNROLL * S::LANES * L::BYTES).step_by(64) {
-                        let at = i * L::BYTES + line + AHEAD;
-                        s.prefetch(rows.at[r].wrapping_add(at + if at < ahead.left { 0 } else { ahead.jump }));
+                        s.prefetch(rows.at[r].wrapping_add(i * L::BYTES + line + AHEAD));
                     }
                 }
             }
@@ -447,20 +439,21 @@ unsafe fn step<S: Simd, L: Load, const C: usize>(
     }
 }
 
-/// Adds up partial sums, `[tokens][row_stride]` vectors, and the columns outside of whole vectors.
+/// Adds up partial sums, `[tokens][row_stride]` vectors, and the columns outside of whole vectors. The first sums of a token
+/// are of these rows.
 #[inline(always)]
 fn put<S: Simd>(
     s: S,
     format: Format,
     tile: &Tile<'_, '_>,
-    rows: Range<usize>,
+    rows: impl Iterator<Item = usize>,
     tokens: Range<usize>,
     sums: &[f32],
     row_stride: usize,
 ) {
     let cols = &tile.segment.cols;
     let whole = whole::<S>(cols);
-    for row in rows.clone() {
+    for (slot, row) in rows.enumerate() {
         let edges = [cols.start..whole.start, whole.end..cols.end];
         let mut weights = [[0f32; 16]; 2];
         for side in 0..2 {
@@ -472,7 +465,7 @@ fn put<S: Simd>(
             }
         }
         for token in tokens.clone() {
-            let sums = &sums[((token - tokens.start) * row_stride + row - rows.start) * S::LANES..][..S::LANES];
+            let sums = &sums[((token - tokens.start) * row_stride + slot) * S::LANES..][..S::LANES];
             // SAFETY: that is a whole vector.
             let mut total = s.sum(unsafe { s.load_f32(sums.as_ptr()) });
             for side in 0..2 {
