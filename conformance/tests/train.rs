@@ -5,8 +5,8 @@
 use puna_checkpoint::{LayerTensor, Name};
 use puna_conformance::{models, read};
 use puna_cpu::Cpu;
-use puna_llama::{AdapterSource, Documents, Learner, Part, Trained, Training, TrainingOptions};
-use puna_train::{AdamW, MomentFormat, Moments, Step};
+use puna_llama::{AdapterSource, Learner, Part, Trained, Training, TrainingOptions};
+use puna_train::{AdamW, Batch, MomentFormat, Pairs, Schedule, Shape, Trainer, TrainerOptions, score};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -59,65 +59,14 @@ fn learner(adapts: bool) -> Training<Cpu> {
     Training::load(Cpu::new(2), &checkpoint, trained, options, &mut |_, _| {}).unwrap()
 }
 
-/// Token ids, one document after another, and what is to be learned of them.
-#[derive(Default)]
-struct Batch {
-    ids: Vec<u32>,
-    lens: Vec<usize>,
-    rows: Vec<usize>,
-    labels: Vec<u32>,
-}
-
-impl Batch {
-    /// Of `ids`, those from `first` on are labels where `mask` says so.
-    fn push(&mut self, ids: &[u32], mask: &[u32]) {
-        let start = self.ids.len();
-        for i in 1..ids.len() {
-            if mask[i] == 1 {
-                self.rows.push(start + i - 1);
-                self.labels.push(ids[i]);
-            }
-        }
-        self.ids.extend_from_slice(ids);
-        self.lens.push(ids.len());
-    }
-
-    fn documents(&self) -> Documents<'_> {
-        Documents { ids: &self.ids, lens: &self.lens, rows: &self.rows, labels: &self.labels }
-    }
-}
-
-/// The optimizer's state beside the learner.
-struct Optimizer {
-    adam: AdamW,
-    rate: f32,
-    number: u64,
-    moments: Vec<Moments>,
-}
-
-impl Optimizer {
-    fn new(rate: f32, weight_decay: f32) -> Optimizer {
-        let adam = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay };
-        Optimizer { adam, rate, number: 0, moments: Vec::new() }
-    }
-
-    /// Changes the parameters; gives the norm of the gradient.
-    fn step(&mut self, learner: &mut dyn Learner) -> f64 {
-        self.number += 1;
-        let (mut i, mut square) = (0, 0f64);
-        let step = Step { rate: self.rate, number: self.number, gradient_scale: 1.0 };
-        let change = &mut |_: &_, values: &mut [f32], gradient: &[f32]| {
-            if i == self.moments.len() {
-                self.moments.push(Moments::new(MomentFormat::F32, values.len()));
-            }
-            self.adam.update(&step, values, gradient, &mut self.moments[i]);
-            square += gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
-            i += 1;
-        };
-        learner.for_each(change).unwrap();
-        learner.zero_gradients();
-        square.sqrt()
-    }
+fn trainer(rate: f32, weight_decay: f32) -> Trainer {
+    Trainer::new(TrainerOptions {
+        adam: AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay },
+        moments: MomentFormat::F32,
+        schedule: Schedule { shape: Shape::Constant, rate, lowest: rate, warmup: 0, steps: 100 },
+        clip: None,
+        seed: 0,
+    })
 }
 
 #[track_caller]
@@ -126,24 +75,24 @@ fn assert_close(what: &str, found: f64, expected: f64, tolerance: f64) {
     assert!((found - expected).abs() <= tolerance * expected.abs(), "{what}: {found}, expected {expected}");
 }
 
-/// Steps of supervised training, as the reference did them.
-fn sft(learner: &mut dyn Learner, optimizer: &mut Optimizer, reference: &Value) {
+/// Steps of supervised training, as the reference did them: all examples of a step in one pass, or each in its own.
+fn sft(learner: &mut dyn Learner, trainer: &mut Trainer, reference: &Value, together: bool) {
     let examples = json("sft.json");
     for (i, step) in reference["steps"].as_array().unwrap().iter().enumerate() {
-        let mut batch = Batch::default();
-        for example in numbers(&step["batch"]) {
+        let mut batches = vec![Batch::default()];
+        for (k, example) in numbers(&step["batch"]).into_iter().enumerate() {
+            if k > 0 && !together {
+                batches.push(Batch::default());
+            }
             let example = &examples[example as usize];
-            batch.push(&numbers(&example["ids"]), &numbers(&example["mask"]));
+            let mask: Vec<bool> = numbers(&example["mask"]).into_iter().map(|mask| mask == 1).collect();
+            batches.last_mut().unwrap().push(&numbers(&example["ids"]), &mask);
         }
-        let n = batch.labels.len();
-        assert_eq!(n as u64, step["tokens"].as_u64().unwrap());
-        let mut log_probabilities = Vec::new();
-        let coefficients = vec![-1.0 / n as f32; n];
-        learner.learn(&batch.documents(), &coefficients, 0, &mut log_probabilities).unwrap();
-        let loss = -log_probabilities.iter().map(|v| f64::from(*v)).sum::<f64>() / n as f64;
-        assert_close(&format!("loss of step {i}"), loss, step["loss"].as_f64().unwrap(), 1e-3);
-        let norm = optimizer.step(learner);
-        assert_close(&format!("gradient of step {i}"), norm, step["grad_norm"].as_f64().unwrap(), 1e-2);
+        let progress = trainer.step(learner, &batches).unwrap();
+        assert_eq!(progress.n_labels as u64, step["tokens"].as_u64().unwrap());
+        assert_close(&format!("loss of step {i}"), progress.loss, step["loss"].as_f64().unwrap(), 1e-3);
+        let expected = step["grad_norm"].as_f64().unwrap();
+        assert_close(&format!("gradient of step {i}"), progress.gradient_norm, expected, 1e-2);
     }
 }
 
@@ -151,7 +100,7 @@ fn sft(learner: &mut dyn Learner, optimizer: &mut Optimizer, reference: &Value) 
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn adapters_learn_as_in_peft() {
     let learner = &mut learner(true);
-    sft(learner, &mut Optimizer::new(1e-3, 0.01), &json("lora.json"));
+    sft(learner, &mut trainer(1e-3, 0.01), &json("lora.json"), true);
     let expected = tensors("lora-final/adapter_model.safetensors");
     let (mut error, mut size, mut n) = (0f64, 0f64, 0);
     let compare = &mut |parameter: &puna_llama::Parameter, values: &mut [f32], _: &[f32]| {
@@ -168,7 +117,7 @@ fn adapters_learn_as_in_peft() {
 #[test]
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn all_weights_learn_as_in_pytorch() {
-    sft(&mut learner(false), &mut Optimizer::new(1e-4, 0.1), &json("full.json"));
+    sft(&mut learner(false), &mut trainer(1e-4, 0.1), &json("full.json"), false);
 }
 
 #[test]
@@ -176,45 +125,32 @@ fn all_weights_learn_as_in_pytorch() {
 fn preferences_are_learned_as_in_pytorch() {
     let (pairs, reference) = (json("dpo-pairs.json"), json("dpo.json"));
     let learner = &mut learner(true);
-    let optimizer = &mut Optimizer::new(1e-3, 0.01);
-    const BETA: f64 = 0.1;
-    let side = |pair: &Value, key: &str| {
-        let (prompt, completion) = (numbers(&pair["prompt_ids"]), numbers(&pair[key]));
-        let mask = [vec![0; prompt.len()], vec![1; completion.len()]].concat();
-        let mut batch = Batch::default();
-        batch.push(&[prompt, completion].concat(), &mask);
-        batch
-    };
-    let sum = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>();
+    let trainer = &mut trainer(1e-3, 0.01);
     for (i, step) in reference["steps"].as_array().unwrap().iter().enumerate() {
-        let (mut loss, batch) = (0.0, numbers(&step["batch"]));
-        for (k, idx) in batch.iter().enumerate() {
-            let sides = ["chosen_ids", "rejected_ids"].map(|key| side(&pairs[*idx as usize], key));
-            let mut score = |adapts: bool| {
-                [0, 1].map(|side| {
-                    let mut found = Vec::new();
-                    learner.score(&sides[side].documents(), adapts, &mut found).unwrap();
-                    sum(&found)
-                })
-            };
-            let (base, policy) = (score(false), score(true));
-            for side in 0..2 {
-                let expected = reference["ref"][*idx as usize][side].as_f64().unwrap();
-                assert_close("log-probability of the base", base[side], expected, 1e-3);
-            }
-            let margin = BETA * (policy[0] - base[0] - policy[1] + base[1]);
-            let expected = step["margins"][k].as_f64().unwrap();
-            assert!((margin - expected).abs() <= 1e-3 * (1.0 + expected.abs()), "margin {margin}, expected {expected}");
-            loss += (1.0 + (-margin).exp()).ln() / batch.len() as f64;
-            // σ(−margin), for the chosen upwards and for the rejected downwards.
-            let weight = (BETA / (1.0 + margin.exp()) / batch.len() as f64) as f32;
-            for (side, weight) in sides.iter().zip([-weight, weight]) {
-                let coefficients = vec![weight; side.labels.len()];
-                learner.learn(&side.documents(), &coefficients, 0, &mut Vec::new()).unwrap();
+        let mut batch = Batch::default();
+        let indices = numbers(&step["batch"]);
+        for idx in &indices {
+            let pair = &pairs[*idx as usize];
+            for key in ["chosen_ids", "rejected_ids"] {
+                let (prompt, completion) = (numbers(&pair["prompt_ids"]), numbers(&pair[key]));
+                let trained = [vec![false; prompt.len()], vec![true; completion.len()]].concat();
+                batch.push(&[prompt, completion].concat(), &trained);
             }
         }
-        assert_close(&format!("loss of step {i}"), loss, step["loss"].as_f64().unwrap(), 1e-3);
-        optimizer.step(learner);
+        let by_base = score(learner, &batch, false).unwrap();
+        let by_base = by_base.as_chunks::<2>().0.to_vec();
+        for (idx, found) in indices.iter().zip(&by_base) {
+            for side in 0..2 {
+                let expected = reference["ref"][*idx as usize][side].as_f64().unwrap();
+                assert_close("log-probability of the base", found[side], expected, 1e-3);
+            }
+        }
+        let (progress, margins) = trainer.prefer(learner, 0.1, &[Pairs { batch, reference: by_base }]).unwrap();
+        assert_close(&format!("loss of step {i}"), progress.loss, step["loss"].as_f64().unwrap(), 1e-3);
+        for (found, expected) in margins.iter().zip(step["margins"].as_array().unwrap()) {
+            let expected = expected.as_f64().unwrap();
+            assert!((found - expected).abs() <= 1e-3 * (1.0 + expected.abs()), "margin {found}, expected {expected}");
+        }
     }
 }
 

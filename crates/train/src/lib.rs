@@ -1,9 +1,17 @@
-//! Training: what a model learns from, how a loss becomes a change of its weights, and how a run goes on and ends.
+//! Training: what a model learns from, and how a loss becomes a change of its weights.
 //!
-//! The model's own forward and backward pass is `puna_llama`'s; nothing here names a back-end.
+//! The model's own forward and backward pass is `puna_llama`'s; nothing here names a back-end. Modules import only those
+//! listed below them.
 
+mod trainer;
+
+mod batch;
 mod optimizer;
+mod preference;
 mod schedule;
 
+pub use batch::Batch;
 pub use optimizer::{AdamW, MomentFormat, Moments, Step};
+pub use preference::Preference;
 pub use schedule::{Schedule, Shape};
+pub use trainer::{Pairs, Progress, Trainer, TrainerOptions, score};
