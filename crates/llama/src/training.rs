@@ -81,6 +81,9 @@ pub struct Parameter {
     pub cols: usize,
 }
 
+/// Sees a parameter, its values, which it may change, and its gradient.
+pub type Visitor<'a> = dyn FnMut(&Parameter, &mut [f32], &[f32]) + 'a;
+
 /// A model that learns, whatever computes it.
 pub trait Learner: Send {
     /// Sizes and constants.
@@ -102,7 +105,7 @@ pub trait Learner: Send {
     /// Sets all gradients to zero.
     fn zero_gradients(&mut self);
     /// Hands, in the same order each time, each parameter's values and gradient to `f`, which may change the values.
-    fn for_each(&mut self, f: &mut dyn FnMut(&Parameter, &mut [f32], &[f32])) -> Result<(), Error>;
+    fn for_each(&mut self, f: &mut Visitor<'_>) -> Result<(), Error>;
 }
 
 /// The embedding of a model that learns.
@@ -341,7 +344,7 @@ impl<B: Gradients> Learner for Training<B> {
         self.gradients.zero(&self.backend, &self.config, &self.weights);
     }
 
-    fn for_each(&mut self, f: &mut dyn FnMut(&Parameter, &mut [f32], &[f32])) -> Result<(), Error> {
+    fn for_each(&mut self, f: &mut Visitor<'_>) -> Result<(), Error> {
         let Training { backend, config, weights, gradients, .. } = self;
         let mut visit = Visit { backend, config, f };
         if let (Embedding::Trained(Some(matrix)), Some(gradient)) = (&mut self.embedding, &gradients.embedding) {
@@ -365,7 +368,7 @@ impl<B: Gradients> Learner for Training<B> {
 struct Visit<'a, B: Gradients> {
     backend: &'a B,
     config: &'a Config,
-    f: &'a mut dyn FnMut(&Parameter, &mut [f32], &[f32]),
+    f: &'a mut Visitor<'a>,
 }
 
 impl<B: Gradients> Visit<'_, B> {
