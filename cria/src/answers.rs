@@ -1,7 +1,7 @@
 //! Questions that have one answer: the files of `grammar/` that hold them.
 //!
-//! A section is one answer and the ways to ask for it: `? question`, `! answer`. `>?` and `>!` are what may be said next.
-//! `?-` is a question that only a noun fits into, `?+` one that only a pronoun fits.
+//! A section is one answer and the ways to ask for it: `? question`, `! answer`. `>?` and `>!` are what may be said
+//! next. `?-` is a question that only a noun fits into, `?+` one that only a pronoun fits.
 
 use crate::random::Random;
 use crate::sections::{self, Section};

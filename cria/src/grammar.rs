@@ -147,7 +147,7 @@ mod tests {
         }
     }
 
-    /// In a story of girls and women alone there is no "he", and the other way round, unless the plot has said so itself.
+    /// In a story of girls and women alone there is no "he", and the other way round, unless the plot itself has one.
     #[test]
     fn pronouns_fit_the_names() {
         let grammar = Grammar::read().unwrap();

@@ -4,7 +4,8 @@
 //!
 //! | step | |
 //! |---|---|
-//! | `cast h child` | fills a role: `child`, `pet` (a name only), `elder h`, `sibling h`, or a class of animals (`cast.rs`); `cast x hunter plain` is an animal without a name |
+//! | `cast h child` | fills a role: `child`, `pet` (a name only), `elder h`, `sibling h`, or a class of `cast.rs` |
+//! | `cast x hunter plain` | an animal without a name |
 //! | `place p`, `place p water` | a place: the slots `p`, `p.at`, `p.to` |
 //! | `number n 5..12`, `number m = n - 1` | a number: the slots `n` (a word), `n.digits` |
 //! | `set three = [three\|four]` | a slot |

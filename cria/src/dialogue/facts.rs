@@ -28,6 +28,11 @@ pub fn topic(grammar: &Grammar, random: &mut Random) -> Vec<Turn> {
     let first = *random.pick(&sections);
     let mut turns = Vec::new();
     turns.extend(ask(grammar, animal, form, first, Subject::Noun, random));
+    if first.0 == "about" && random.chance(40) {
+        let slots = slots(animal, Form::One, Subject::Noun, "");
+        let answer = grammar::named(&grammar.facts, "is").answer(&slots, &grammar.phrases, random);
+        turns.push(Turn::new(grammar.say("again", "", random), answer));
+    }
     match random.below(100) {
         0..35 => {
             let n = random.between(1, 2);

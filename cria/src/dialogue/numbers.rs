@@ -1,6 +1,6 @@
 //! Counting, sums up to twenty, and what is too big.
 
-use super::Turn;
+use super::{Turn, manner};
 use crate::english::{self, number};
 use crate::grammar::Grammar;
 use crate::random::Random;
@@ -11,7 +11,7 @@ const LIMIT: usize = 20;
 const TOO_BIG: &str = "That is too big for me. I can only count and add up to twenty.";
 
 /// One or two questions about numbers.
-pub fn topic(_: &Grammar, random: &mut Random) -> Vec<Turn> {
+pub fn topic(grammar: &Grammar, random: &mut Random) -> Vec<Turn> {
     match random.below(100) {
         0..24 => sum(random),
         24..36 => difference(random),
@@ -24,6 +24,7 @@ pub fn topic(_: &Grammar, random: &mut Random) -> Vec<Turn> {
         84..87 => vec![half_or_double(random)],
         87..91 => vec![is_it_right(random)],
         91..93 => vec![in_words(random)],
+        93..96 => quiz(grammar, random),
         _ => vec![too_big(random)],
     }
 }
@@ -102,6 +103,26 @@ fn is_it_right(random: &mut Random) -> Turn {
     let answer = if said == c { "Yes" } else { "No" };
     let question = [format!("Is {a} + {b} = {said}?"), format!("Is it true that {a} + {b} is {said}?")];
     Turn::new(random.pick(&question).clone(), format!("{answer}. {a} + {b} = {c}."))
+}
+
+/// A sum that cria asks for.
+fn quiz(grammar: &Grammar, random: &mut Random) -> Vec<Turn> {
+    let (a, b) = addends(random);
+    let c = a + b;
+    let question = format!("What is {a} + {b}?");
+    let mut turns = if random.chance(40) {
+        let wish = random.pick(&["A sum.", "A sum, please.", "Give me a sum."]);
+        vec![manner(grammar, "bored", random), Turn::new(*wish, question)]
+    } else {
+        let wish = random.pick(&["Give me a sum.", "Ask me a sum.", "A sum, please.", "Can you give me a sum?"]);
+        vec![Turn::new(*wish, question)]
+    };
+    let said = if random.chance(60) { c } else { random.between(0, LIMIT) };
+    let start = if said == c { "Yes, that is right!" } else { "Not quite." };
+    let guess = [said.to_string(), number(said), format!("It is {said}."), format!("{said}!")];
+    let guess = random.pick(&guess);
+    turns.push(Turn::new(english::capitalised(guess), format!("{start} {a} + {b} = {c}.")));
+    turns
 }
 
 fn in_words(random: &mut Random) -> Turn {
@@ -257,7 +278,8 @@ fn word_problem(random: &mut Random) -> Vec<Turn> {
             vec![Turn::new(question, format!("{a} + {b} = {c}. There are {} animals.", number(c)))]
         }
         _ => {
-            let birds: Vec<&Animal> = ANIMALS.iter().filter(|animal| animal.flies && animal.legs == 2).collect();
+            let birds: Vec<&Animal> =
+                ANIMALS.iter().filter(|animal| animal.flies && animal.swims == Some(true)).collect();
             let bird = *random.pick(&birds);
             let fly = if b == 1 { "one of them flies" } else { &format!("{} of them fly", number(b)) };
             let question =

@@ -1,13 +1,13 @@
 //! Riddles, whose clues are facts.
 
-use super::Turn;
+use super::{Turn, manner};
 use crate::english;
 use crate::grammar::Grammar;
 use crate::random::Random;
 use crate::world::{ANIMALS, Animal};
 
 /// A riddle that the user asks, or one that cria asks.
-pub fn topic(_: &Grammar, random: &mut Random) -> Vec<Turn> {
+pub fn topic(grammar: &Grammar, random: &mut Random) -> Vec<Turn> {
     let animal = random.pick(&ANIMALS);
     let clues = clues(animal, random);
     if random.chance(55) {
@@ -24,7 +24,13 @@ pub fn topic(_: &Grammar, random: &mut Random) -> Vec<Turn> {
         "Can you ask me something?",
         "Let us play a guessing game.",
     ]);
-    let mut turns = vec![Turn::new(*asked, format!("{clues} Who am I?"))];
+    let riddle = format!("{clues} Who am I?");
+    let mut turns = if random.chance(12) {
+        let wish = random.pick(&["A riddle.", "A riddle, please.", "Give me a riddle."]);
+        vec![manner(grammar, "bored", random), Turn::new(*wish, riddle)]
+    } else {
+        vec![Turn::new(*asked, riddle)]
+    };
     let guess = if random.chance(60) { animal } else { random.pick(&ANIMALS) };
     let guesses = [
         format!("A {}.", guess.name),

@@ -1,6 +1,6 @@
 //! Stories that were asked for, and questions about them.
 
-use super::Turn;
+use super::{Turn, manner};
 use crate::english;
 use crate::grammar::Grammar;
 use crate::plot::Story;
@@ -12,13 +12,24 @@ const INSTEAD: &str = "I don't know much about that, but I know another story.";
 /// A story, and perhaps talk about it.
 pub fn topic(grammar: &Grammar, random: &mut Random) -> Vec<Turn> {
     let story = grammar.story(random);
-    let mut turns = vec![request(grammar, &story, random)];
+    let mut turns =
+        if random.chance(8) { offered(grammar, &story, random) } else { vec![request(grammar, &story, random)] };
     turns.extend(questions(grammar, &story, random));
     if random.chance(6) {
         let another = grammar.story(random);
         turns.push(Turn::new(grammar.say("another", "", random), another.text));
     }
     turns
+}
+
+/// A story that cria has offered itself.
+fn offered(grammar: &Grammar, story: &Story, random: &mut Random) -> Vec<Turn> {
+    let (name, wishes) = if random.chance(60) {
+        ("sad", ["Yes, please.", "Yes.", "Yes, I would like that.", "OK."])
+    } else {
+        ("bored", ["A story.", "A story, please.", "I would like a story.", "Tell me a story."])
+    };
+    vec![manner(grammar, name, random), Turn::new(*random.pick(&wishes), &story.text)]
 }
 
 fn request(grammar: &Grammar, story: &Story, random: &mut Random) -> Turn {
