@@ -6,8 +6,14 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use puna_conformance::read;
-use puna_text::{GgufVocabulary, TokenId, Tokenizer};
+use puna_text::{GgufVocabulary, TokenId, Tokenizer, Trainer, TrainerOptions};
 use serde_json::Value;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{
+    OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior, Trainer as _,
+};
 
 const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
@@ -313,21 +319,21 @@ fn sentence_piece_ids_are_those_of_hugging_face_on_random_text() {
     }
 }
 
+/// The text that stands for any bytes in vocabularies of Hugging Face's form.
+fn byte_level_text(bytes: &[u8]) -> String {
+    let is_plain = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let char_of = |byte: u8| match byte {
+        _ if is_plain(byte) => char::from(byte),
+        _ => char::from_u32(256 + (0..byte).filter(|lower| !is_plain(*lower)).count() as u32).unwrap(),
+    };
+    bytes.iter().map(|byte| char_of(*byte)).collect()
+}
+
 /// Llama 3's whole vocabulary as a `tokenizer.json`, with the merges that follow from the ranks: every way to part a token
 /// in two.
 fn llama3_json() -> Vec<u8> {
     let tokenizer = llama3();
-    let mut next = 256;
-    let alphabet: Vec<char> = (0..=u8::MAX)
-        .map(|byte| match byte {
-            b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => char::from(byte),
-            _ => {
-                next += 1;
-                char::from_u32(next - 1).unwrap()
-            }
-        })
-        .collect();
-    let write = |bytes: &[u8]| bytes.iter().map(|byte| alphabet[usize::from(*byte)]).collect::<String>();
+    let write = byte_level_text;
     let tokens: Vec<&[u8]> = (0..128_000).map(|id| tokenizer.token_bytes(id).unwrap()).collect();
     let ids: HashMap<&[u8], usize> = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
     let mut merges = Vec::new();
@@ -363,6 +369,58 @@ fn whole_vocabulary_as_tokenizer_json() {
         let text = random.text();
         assert_eq!(tokenizer.encode(&text), meta.encode(&text), "{text:?}, PUNA_TEST_SEED={}", random.seed);
     }
+}
+
+/// The vocabulary that Hugging Face's trainer makes of texts with Llama 3's split, by id.
+fn trained_by_hugging_face(texts: &[String], n_ranks: usize) -> Vec<String> {
+    let pattern = SplitPattern::Regex(LLAMA3_PATTERN.to_owned());
+    let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap();
+    let byte_level = ByteLevel::new(false, true, false);
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(n_ranks)
+        .min_frequency(2)
+        .show_progress(false)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let pieces = |text: &str| {
+        let mut pieces = PreTokenizedString::from(text);
+        split.pre_tokenize(&mut pieces)?;
+        byte_level.pre_tokenize(&mut pieces)?;
+        let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::None);
+        Ok(pieces.into_iter().map(|(piece, ..)| piece.to_owned()).collect())
+    };
+    trainer.feed(texts.iter(), pieces).unwrap();
+    let mut model = BPE::default();
+    trainer.train(&mut model).unwrap();
+    let mut tokens: Vec<(String, u32)> = model.get_vocab().into_iter().collect();
+    tokens.sort_by_key(|(_, id)| *id);
+    tokens.into_iter().map(|(token, _)| token).collect()
+}
+
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn trained_vocabularies_are_those_of_hugging_face() {
+    let mut random = Random::new();
+    let sample = String::from_utf8(read("bard/text/sample.txt")).unwrap();
+    let mut corpora = vec![(vec![sample], 20_000)];
+    corpora.extend((0..40).map(|_| ((0..400).map(|_| random.text()).collect(), 1500)));
+    for (texts, n_ranks) in corpora {
+        let options = TrainerOptions { max_token_bytes: 1 << 16, ..TrainerOptions::new(n_ranks + 256) };
+        let mut trainer = Trainer::new(options).unwrap();
+        trainer.count(&texts);
+        let ours = trainer.train(&mut |_, _| {}).unwrap();
+        let ours: Vec<String> = ours.tokens().iter().map(|token| byte_level_text(token)).collect();
+        assert!(ours.len() > 1000, "{}", ours.len());
+        assert_eq!(ours, trained_by_hugging_face(&texts, n_ranks), "PUNA_TEST_SEED={}", random.seed);
+    }
+}
+
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn bytes_have_the_ranks_of_llama3() {
+    let trained = Trainer::new(TrainerOptions::new(512)).unwrap().train(&mut |_, _| {}).unwrap();
+    let file = read("llama3-tokenizer/tokenizer.model");
+    assert!(file.starts_with(&trained.to_tiktoken()));
 }
 
 #[test]

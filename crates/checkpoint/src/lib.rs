@@ -36,6 +36,7 @@ pub use config::{Config, ConfigError, Rope, RopePairing, RopeScaling};
 pub use error::Error;
 pub use mapped::Bytes;
 pub use name::{LayerTensor, Name};
+pub use stream::write_file;
 pub use tensor::{Part, Tensor};
 
 use std::{

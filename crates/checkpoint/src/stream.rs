@@ -69,8 +69,12 @@ fn sync_directory(dir: &Path) -> Result<(), Error> {
     if cfg!(unix) { File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io(dir)) } else { Ok(()) }
 }
 
-/// Writes a small file the same way.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+/// Writes a small file: under a temporary name first, so that whoever looks under its own finds the old file or the
+/// complete new one.
+///
+/// # Errors
+/// No file name, or a fault of the file system.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file = Pending::create(path)?;
     file.write(bytes)?;
     file.finish()

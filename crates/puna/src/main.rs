@@ -14,7 +14,9 @@ mod score;
 mod show;
 mod speculate;
 mod synth;
+mod texts;
 mod tokenize;
+mod tokenizer;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -32,6 +34,7 @@ enum Verb {
     Run(run::Args),
     Score(score::Args),
     Tokenize(tokenize::Args),
+    Tokenizer(tokenizer::Args),
     ChatFormat(chat_format::Args),
     Inspect(inspect::Args),
     Synth(synth::Args),
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(args),
         Verb::Score(args) => score::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
+        Verb::Tokenizer(args) => tokenizer::run(args),
         Verb::ChatFormat(args) => chat_format::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Synth(args) => synth::run(args),

@@ -39,7 +39,7 @@ fn commands_in_documents_run() {
 
 #[test]
 fn commands_in_help_run() {
-    let verbs = ["run", "score", "bench", "inspect", "tokenize", "chat-format", "synth"];
+    let verbs = ["run", "score", "bench", "inspect", "tokenize", "tokenizer", "chat-format", "synth"];
     let listed = text(&Command::new(PUNA).arg("help").output().unwrap());
     let mut commands = Vec::new();
     for verb in verbs {
@@ -97,6 +97,10 @@ fn prepare(dir: &Path) {
     fs::write(dir.join("letter.txt"), "Dear reader,\n").unwrap();
     fs::write(dir.join("wiki.test.raw"), "All work and no play makes Jack a dull boy. ".repeat(100)).unwrap();
     fs::write(dir.join("tokenizer.model"), tiktoken()).unwrap();
+    fs::create_dir(dir.join("books")).unwrap();
+    fs::write(dir.join("books/first.txt"), "It was a dark and stormy night. ".repeat(9)).unwrap();
+    fs::write(dir.join("books/second.md"), "# The second\n\nIt was a bright day.\n").unwrap();
+    fs::write(dir.join("chats.jsonl"), r#"{"messages": [{"role": "user", "content": "It was, was it?"}]}"#).unwrap();
     for (format, output) in [
         ("Q8_0", "model.gguf"),
         ("Q8_0", "Llama-3.1-8B-Instruct-Q8_0.gguf"),

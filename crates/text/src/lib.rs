@@ -16,4 +16,4 @@ mod unicode;
 
 pub use date::Date;
 pub use stream::StreamDecoder;
-pub use tokenizer::{GgufVocabulary, TokenId, Tokenizer, TokenizerError};
+pub use tokenizer::{GgufVocabulary, TokenId, Tokenizer, TokenizerError, TrainError, Trained, Trainer, TrainerOptions};

@@ -170,5 +170,17 @@ mod tests {
             prop_assert_eq!(pieces(&text).collect::<String>(), text.clone());
             prop_assert!(pieces(&text).all(|piece| !piece.is_empty()));
         }
+
+        /// Which lets long texts be counted in parts when a vocabulary is trained.
+        #[test]
+        fn a_line_end_before_other_than_white_space_is_a_boundary(
+            before in "\\PC*|[ \\r\\n\\t'a1!ſ\\u{85}]*",
+            after in "[^\\s]\\PC*|['a1!ſ][ \\r\\n\\t'a1!ſ\\u{85}]*",
+        ) {
+            let before = before + "\n";
+            let whole = format!("{before}{after}");
+            let parts: Vec<&str> = pieces(&before).chain(pieces(&after)).collect();
+            prop_assert_eq!(split(&whole), parts);
+        }
     }
 }

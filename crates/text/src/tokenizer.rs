@@ -1,20 +1,22 @@
 //! Text to token ids and back.
 //!
 //! A [`Tokenizer`] comes from one of three files: Meta's `tokenizer.model`, Hugging Face's `tokenizer.json`, or the
-//! metadata of a GGUF file. Reading the file is the caller's; this module sees its bytes. Special tokens (end of turn and
-//! the like) are never found in a text: whoever wants one asks for it with [`Tokenizer::special`], which only the chat
-//! format does.
+//! metadata of a GGUF file; a [`Trainer`] makes the first of these from texts. Reading files is the caller's; this
+//! module sees bytes. Special tokens (end of turn and the like) are never found in a text: whoever wants one asks for it
+//! with [`Tokenizer::special`], which only the chat format does.
 
 mod byte_level;
 mod gguf;
 mod hugging_face;
 mod merge;
 mod tiktoken;
+mod train;
 mod vocabulary;
 
 use std::collections::HashMap;
 
 pub use gguf::GgufVocabulary;
+pub use train::{TrainError, Trained, Trainer, TrainerOptions};
 
 use crate::split;
 use merge::{Merges, NO_TOKEN, Symbol};

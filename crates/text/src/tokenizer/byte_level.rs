@@ -7,6 +7,13 @@ fn is_plain(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)
 }
 
+/// All bytes in the order of their characters. GPT-2's vocabulary begins with them in this order, and so does every
+/// published one of tiktoken's form, Llama 3's too.
+pub(super) fn bytes() -> impl Iterator<Item = u8> {
+    let all = 0..=u8::MAX;
+    all.clone().filter(|byte| is_plain(*byte)).chain(all.filter(|byte| !is_plain(*byte)))
+}
+
 /// From character to byte.
 pub(super) struct ByteAlphabet {
     /// For each character from U+0000 to the last of the alphabet.
@@ -15,18 +22,18 @@ pub(super) struct ByteAlphabet {
 
 impl ByteAlphabet {
     pub(super) fn new() -> ByteAlphabet {
-        let mut bytes = [None; 256 + 68];
+        let mut codes = [None; 256 + 68];
         let mut next = 256;
-        for byte in 0..=u8::MAX {
+        for byte in bytes() {
             let code = if is_plain(byte) {
                 usize::from(byte)
             } else {
                 next += 1;
                 next - 1
             };
-            bytes[code] = Some(byte);
+            codes[code] = Some(byte);
         }
-        ByteAlphabet { bytes }
+        ByteAlphabet { bytes: codes }
     }
 
     /// Appends the bytes that a text stands for; `false`, and some of them, if a character is not of the alphabet.

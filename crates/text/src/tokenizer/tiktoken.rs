@@ -18,7 +18,8 @@ const SPECIALS: [&str; 11] = [
     "<|eot_id|>",
     "<|python_tag|>",
 ];
-const N_SPECIALS: usize = 256;
+/// As many as Meta's reference code always adds behind the ranks; the file lists none of them.
+pub(super) const N_SPECIALS: usize = 256;
 
 pub(super) fn read(file: &[u8]) -> Result<Parts, TokenizerError> {
     let n_lines = file.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).count();
@@ -72,6 +73,29 @@ pub(super) fn read(file: &[u8]) -> Result<Parts, TokenizerError> {
     })
 }
 
+/// The file of a vocabulary's ordinary tokens, which are given by rank.
+pub(super) fn write<'a>(tokens: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut file = Vec::new();
+    for (rank, token) in tokens.into_iter().enumerate() {
+        encode_base64(token, &mut file);
+        file.extend_from_slice(format!(" {rank}\n").as_bytes());
+    }
+    file
+}
+
+/// Appends standard base64 with padding, RFC 4648 §4.
+fn encode_base64(bytes: &[u8], text: &mut Vec<u8>) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for three in bytes.chunks(3) {
+        let mut padded = [0; 4];
+        padded[1..=three.len()].copy_from_slice(three);
+        let bits = u32::from_be_bytes(padded);
+        let digits = [18, 12, 6, 0].map(|shift| DIGITS[(bits >> shift & 63) as usize]);
+        text.extend_from_slice(&digits[..=three.len()]);
+        text.resize(text.len() + 3 - three.len(), b'=');
+    }
+}
+
 /// Standard base64 with padding, RFC 4648 §4.
 fn decode_base64(text: &[u8], bytes: &mut Vec<u8>) -> Result<(), String> {
     bytes.clear();
@@ -108,31 +132,35 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn encode_base64(bytes: &[u8]) -> String {
-        let digits: Vec<char> = ('A'..='Z').chain('a'..='z').chain('0'..='9').chain(['+', '/']).collect();
-        let mut text = String::new();
-        for three in bytes.chunks(3) {
-            let bits = three.iter().fold(0, |bits, byte| bits << 8 | usize::from(*byte)) << (8 * (3 - three.len()));
-            for place in 0..4 {
-                text.push(if place <= three.len() { digits[bits >> (18 - 6 * place) & 63] } else { '=' });
-            }
-        }
-        text
-    }
-
-    fn file(tokens: &[&[u8]]) -> String {
-        tokens.iter().enumerate().map(|(rank, token)| format!("{} {rank}\n", encode_base64(token))).collect()
-    }
-
     fn all_bytes() -> Vec<Vec<u8>> {
         (0..=u8::MAX).map(|byte| vec![byte]).collect()
     }
 
     fn file_with(words: &[&str]) -> String {
         let bytes = all_bytes();
-        let tokens: Vec<&[u8]> =
-            bytes.iter().map(|byte| &byte[..]).chain(words.iter().map(|word| word.as_bytes())).collect();
-        file(&tokens)
+        let tokens = bytes.iter().map(|byte| &byte[..]).chain(words.iter().map(|word| word.as_bytes()));
+        String::from_utf8(write(tokens)).unwrap()
+    }
+
+    /// The test vectors of RFC 4648 §10, and both digits that are neither letters nor numbers.
+    #[test]
+    fn base64_is_the_standard_one() {
+        for (bytes, text) in [
+            (&b""[..], ""),
+            (b"f", "Zg=="),
+            (b"fo", "Zm8="),
+            (b"foo", "Zm9v"),
+            (b"foob", "Zm9vYg=="),
+            (b"fooba", "Zm9vYmE="),
+            (b"foobar", "Zm9vYmFy"),
+            (b"\xfb\xff\xbf", "+/+/"),
+        ] {
+            let (mut encoded, mut decoded) = (Vec::new(), Vec::new());
+            encode_base64(bytes, &mut encoded);
+            assert_eq!(encoded, text.as_bytes());
+            decode_base64(text.as_bytes(), &mut decoded).unwrap();
+            assert_eq!(decoded, bytes);
+        }
     }
 
     #[test]
