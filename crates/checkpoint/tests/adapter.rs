@@ -568,6 +568,13 @@ fn adapter_config_json() {
         fs::write(dir.path().join("adapter_config.json"), add(pair)).unwrap();
         assert!(adapter::open(dir.path(), &config()).is_ok(), "{pair}");
     }
+    for pair in [r#""runtime_config": {"ephemeral_gpu_offload": false}"#, r#""x": [null]"#] {
+        fs::write(dir.path().join("adapter_config.json"), add(pair)).unwrap();
+        assert_eq!(adapter::open(dir.path(), &config()).is_ok(), pair.contains("runtime"), "{pair}");
+    }
+    let everywhere = change(r#""layers_to_transform": null"#, r#""layers_to_transform": []"#);
+    fs::write(dir.path().join("adapter_config.json"), everywhere).unwrap();
+    assert!(adapter::open(dir.path(), &config()).is_ok());
     let gaussian = change(r#""init_lora_weights": true"#, r#""init_lora_weights": "gaussian""#);
     fs::write(dir.path().join("adapter_config.json"), gaussian).unwrap();
     assert!(adapter::open(dir.path(), &config()).is_ok());

@@ -40,9 +40,17 @@ pub(super) struct Targets {
 /// Most names in a list: a fully named target for every matrix of the largest Llama is a quarter of it.
 const MAX_NAMES: usize = 4096;
 
-/// Keys that say how the adapter was begun or by what it was written.
-const HARMLESS: &[&str] =
-    &["auto_mapping", "eva_config", "inference_mode", "megatron_core", "peft_version", "qalora_group_size", "revision"];
+/// Keys that say how the adapter was begun, written or to be loaded.
+const HARMLESS: &[&str] = &[
+    "auto_mapping",
+    "eva_config",
+    "inference_mode",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+];
 
 /// Switches that people do use, with what they would switch on.
 const MUST_BE_OFF: &[(&str, &str)] = &[
@@ -160,7 +168,8 @@ impl AdapterConfig {
             targets: Targets {
                 names: reading.names.ok_or(ConfigError::Missing("target_modules"))?,
                 exclude: reading.exclude,
-                layers: reading.layers,
+                // An empty list restricts nothing.
+                layers: reading.layers.filter(|Layers(layers)| !layers.is_empty()),
             },
         })
     }
