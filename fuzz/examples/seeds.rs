@@ -9,7 +9,9 @@ mod material;
 
 use material::{CONFIG_JSON, PARAMS_JSON, Saved, encode, pickle, pth, vocabulary, zip};
 use puna_checkpoint::{
-    Config, Rope, RopePairing, RopeScaling, fuzzing,
+    Config, LayerTensor, Name, Rope, RopePairing, RopeScaling,
+    adapter::{self, Adapter, BaseIdentity, Digest, LowRank, Settings},
+    fuzzing,
     gguf::{self, Declaration},
     safetensors,
 };
@@ -36,6 +38,7 @@ fn put(target: &str, name: &str, bytes: impl AsRef<[u8]>) {
 fn main() {
     configurations();
     weights();
+    adapters();
     vocabularies();
     texts();
     conversations();
@@ -143,6 +146,51 @@ fn weights() {
         let file = fs::read(&path).expect("it was just written");
         assert!(file.len() <= MAX_BYTES);
         fuzzing::gguf(&file).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+fn adapters() {
+    let base = puna_fuzz::base();
+    let layer = |layer, tensor| Name::Layer { layer, tensor };
+    let all = |tensor| vec![layer(0, tensor), layer(1, tensor)];
+    for (name, rank_stabilized, ranks, matrices) in [
+        ("queries", false, 1, all(LayerTensor::Query)),
+        ("stabilized", true, 2, all(LayerTensor::Key)),
+        ("output", false, 1, vec![Name::Output, layer(1, LayerTensor::Down)]),
+    ] {
+        let matrices = matrices
+            .into_iter()
+            .enumerate()
+            .map(|(i, name)| {
+                let ((rows, cols), rank) = (base.shape(name), 1 + i % ranks);
+                (name, LowRank { rank, alpha: 2.0 + i as f32, a: vec![0.5; rank * cols], b: vec![0.25; rows * rank] })
+            })
+            .collect();
+        let recorded = name == "output";
+        let digest = Digest::of(b"seed");
+        let identity = || BaseIdentity { sizes: "s".into(), formats: "BF16".into(), norms: digest, values: digest };
+        let settings = Settings {
+            rank_stabilized,
+            base_name: Some("base".into()),
+            base: recorded.then(identity),
+            chat_template: recorded.then_some(digest),
+            ..Settings::default()
+        };
+        let adapter = Adapter { settings, pairing: base.rope.pairing, matrices };
+
+        let path = seed("adapter_gguf", name);
+        adapter::write_gguf(&adapter, &path, &base).expect("it fits the base");
+        let file = fs::read(&path).expect("it was just written");
+        put("adapter_gguf", name, &file);
+        fuzzing::gguf_adapter(&file).unwrap_or_else(|error| panic!("{error}"));
+
+        let dir = seed("adapter_peft", &format!("{name}.parts"));
+        adapter::write_peft(&adapter, &dir, &base).expect("it fits the base");
+        let part = |name: &str| fs::read(dir.join(name)).expect("it was just written");
+        let (config, weights) = (part("adapter_config.json"), part("adapter_model.safetensors"));
+        fs::remove_dir_all(&dir).expect("it was just made");
+        put("adapter_peft", name, [&config, &b"\0"[..], &weights].concat());
+        fuzzing::peft_adapter(&config, &weights).unwrap_or_else(|error| panic!("{error}"));
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use puna_checkpoint::Config;
+use puna_checkpoint::{Config, Rope, RopePairing, RopeScaling, adapter::Listing};
 use puna_text::{GgufVocabulary, TokenId, Tokenizer};
 
 /// Runs a parser, and panics if it held more memory at a time than `times` the input and a mebibyte. libFuzzer's own
@@ -37,6 +37,43 @@ pub fn assert_config(config: &Config) {
     let divisors = config.rope.divisors(config.head_dim);
     assert_eq!(divisors.len(), config.head_dim / 2);
     assert!(divisors.iter().all(|divisor| divisor.is_finite() && *divisor > 0.0), "{:?}", config.rope);
+}
+
+/// The sizes of a base for adapters.
+pub fn base() -> Config {
+    Config {
+        dim: 32,
+        n_layers: 2,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 8,
+        ffn_dim: 32,
+        vocab_size: 4,
+        context_length: 16,
+        norm_eps: 1e-5,
+        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None, pairing: RopePairing::Halves },
+        tied_embeddings: false,
+    }
+}
+
+/// Panics unless every A fits its B, and what fits [`base`] too is an adapter of finite numbers.
+pub fn assert_adapter(listing: &Listing) {
+    for (name, stored) in &listing.matrices {
+        assert!(stored.rank() > 0 && stored.a.rows == stored.b.cols, "{name:?}");
+        assert!(listing.settings.scale(stored.rank(), stored.alpha).is_normal(), "{name:?}: alpha {}", stored.alpha);
+    }
+    let base = base();
+    let Ok(adapter) = listing.load(&base) else { return };
+    for (name, matrix) in &adapter.matrices {
+        let (rows, cols) = base.shape(*name);
+        assert_eq!((matrix.a.len(), matrix.b.len()), (matrix.rank * cols, rows * matrix.rank), "{name:?}");
+        assert!(matrix.a.iter().chain(&matrix.b).all(|value| value.is_finite()), "{name:?}");
+    }
+    let [there, back] = match adapter.pairing {
+        RopePairing::Halves => [RopePairing::Interleaved, RopePairing::Halves],
+        RopePairing::Interleaved => [RopePairing::Halves, RopePairing::Interleaved],
+    };
+    assert_eq!(adapter.clone().with_pairing(there, &base).with_pairing(back, &base), adapter);
 }
 
 /// The system's allocator, counted.

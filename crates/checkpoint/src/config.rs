@@ -78,6 +78,20 @@ pub enum RopePairing {
     Halves,
 }
 
+impl RopePairing {
+    /// Where row `row` of q or k, counted in this order, lies in the order of `other`: within a head of c rows,
+    /// interleaved row 2i + b is row b·c/2 + i of the halves. `head_dim` is even.
+    pub(crate) fn row_in(self, other: RopePairing, row: usize, head_dim: usize) -> usize {
+        let (half, i) = (head_dim / 2, row % head_dim);
+        let place = match (self, other) {
+            (RopePairing::Interleaved, RopePairing::Halves) => i % 2 * half + i / 2,
+            (RopePairing::Halves, RopePairing::Interleaved) => i % half * 2 + i / half,
+            _ => i,
+        };
+        row - i + place
+    }
+}
+
 impl Rope {
     /// The divisor of every pair's angle that the scaling amounts to: `head_dim / 2` entries.
     ///
@@ -154,7 +168,7 @@ pub(crate) struct Keys {
 
 /// Bounds well above any published Llama, low enough that no product of two sizes comes near 2⁶³.
 const MAX_DIM: usize = 1 << 18;
-const MAX_LAYERS: usize = 1024;
+pub(crate) const MAX_LAYERS: usize = 1024;
 const MAX_HEADS: usize = 4096;
 const MAX_HEAD_DIM: usize = 1024;
 const MAX_FFN: usize = 1 << 20;
@@ -313,6 +327,16 @@ pub(crate) mod tests {
             let message = config.check(&KEYS).unwrap_err().to_string();
             assert!(message.contains(&format!("`{key}`")), "{message}");
         }
+    }
+
+    #[test]
+    fn rows_of_a_head_change_places() {
+        use RopePairing::{Halves, Interleaved};
+        // The second head of six rows.
+        let places: Vec<usize> = (6..12).map(|row| Interleaved.row_in(Halves, row, 6)).collect();
+        assert_eq!(places, [6, 9, 7, 10, 8, 11]);
+        assert!((0..24).all(|row| Halves.row_in(Interleaved, Interleaved.row_in(Halves, row, 6), 6) == row));
+        assert!((0..24).all(|row| Halves.row_in(Halves, row, 6) == row));
     }
 
     #[test]

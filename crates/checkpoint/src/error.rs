@@ -26,6 +26,14 @@ pub enum Error {
         /// What was looked for and what was found.
         why: String,
     },
+    /// The path is not an adapter in any known form.
+    #[error("{}: not an adapter: {why}", path.display())]
+    NotAnAdapter {
+        /// What was opened.
+        path: PathBuf,
+        /// What was looked for and what was found.
+        why: String,
+    },
     /// Files that an index or a shard count promises are absent.
     #[error("{}: {} of {promised} files are missing: {}", dir.display(), missing.len(), Listed(missing))]
     MissingFiles {

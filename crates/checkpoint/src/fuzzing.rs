@@ -1,6 +1,7 @@
 //! The parsers that [`open`](crate::open) finds files for, on bytes, for the targets in `fuzz/`. No part of the interface.
 
-use crate::{Checkpoint, Config, ConfigError, Error, Generation, gguf, hugging_face, meta};
+use crate::{Checkpoint, Config, ConfigError, Error, Generation, adapter, gguf, hugging_face, mapped::Bytes, meta};
+use std::path::Path;
 
 /// `config.json`.
 pub fn config_json(bytes: &[u8]) -> Result<Config, ConfigError> {
@@ -30,4 +31,15 @@ pub fn params_json(bytes: &[u8], embedding: Option<&[u64]>, n_ranks: u64) -> Res
 /// A GGUF file that is no part of a set.
 pub fn gguf(bytes: &[u8]) -> Result<Checkpoint, Error> {
     gguf::open_bytes(bytes)
+}
+
+/// A GGUF adapter.
+pub fn gguf_adapter(bytes: &[u8]) -> Result<adapter::Listing, Error> {
+    adapter::read_gguf(Path::new("bytes.gguf"), &Bytes::from(bytes.to_vec()))
+}
+
+/// `adapter_config.json` and `adapter_model.safetensors`.
+pub fn peft_adapter(config: &[u8], weights: &[u8]) -> Result<adapter::Listing, Error> {
+    let weights = Bytes::from(weights.to_vec());
+    adapter::read_peft((Path::new("config.json"), config), (Path::new("weights.safetensors"), &weights))
 }

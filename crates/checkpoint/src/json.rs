@@ -50,6 +50,19 @@ pub(crate) fn nested<'a, A: MapAccess<'a>, O: Object<'a>>(
     Ok(some.map(|()| object))
 }
 
+/// A nested object that may occur once.
+pub(crate) fn once<'a, A: MapAccess<'a>, O: Object<'a> + Default>(
+    slot: &mut Option<O>,
+    key: &str,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    if slot.is_some() {
+        return Err(at(key, &"occurs twice"));
+    }
+    *slot = nested(key, map, O::default())?;
+    Ok(())
+}
+
 /// Reads the value of `key` into its slot; a second value is refused, `null` leaves it empty.
 pub(crate) fn set<'a, A: MapAccess<'a>, T: Deserialize<'a>>(
     slot: &mut Option<T>,

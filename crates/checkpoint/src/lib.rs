@@ -13,6 +13,8 @@ pub mod synth;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub mod adapter;
+
 mod hugging_face;
 mod meta;
 

@@ -69,6 +69,15 @@ fn sync_directory(dir: &Path) -> Result<(), Error> {
     if cfg!(unix) { File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io(dir)) } else { Ok(()) }
 }
 
+/// Makes a directory, or finds an empty one: files of two runs must not mix.
+pub(crate) fn make_empty(dir: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    match std::fs::read_dir(dir).map_err(Error::io(dir))?.next() {
+        None => Ok(()),
+        Some(_) => Err(wrong(dir, "the directory is not empty; name a new one".into())),
+    }
+}
+
 /// Writes a small file: under a temporary name first, so that whoever looks under its own finds the old file or the
 /// complete new one.
 ///

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
-use puna_checkpoint::{gguf, open, pth, safetensors};
+use puna_checkpoint::{adapter, gguf, open, pth, safetensors};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     fs,
@@ -166,6 +166,24 @@ fn peak_memory_on_hostile_headers() {
         let n = config(text);
         bounded(class, n, || drop(open(dir.path())));
     }
+    // The same of an adapter.
+    let weights = safetensors_file("{}");
+    fs::write(dir.path().join("adapter_model.safetensors"), &weights).unwrap();
+    let cases = [
+        ("targets", format!(r#"{{"target_modules":[{}""]}}"#, "\"\",".repeat(1 << 20))),
+        ("layers", format!(r#"{{"layers_to_transform":[{}1]}}"#, "1,".repeat(1 << 20))),
+        ("patterns", format!(r#"{{"alpha_pattern":{{{}"a":1}}}}"#, "\"a\":1,".repeat(1 << 18))),
+        ("a long pattern", format!(r#"{{"rank_pattern":{{"{}":1}}}}"#, "a".repeat(1 << 21))),
+        ("a long unknown list", format!(r#"{{"x":[{}1]}}"#, "[],".repeat(1 << 20))),
+        ("a long unknown string", format!(r#"{{"x":"{}"}}"#, "a".repeat(1 << 21))),
+    ];
+    for (class, text) in cases {
+        fs::write(dir.path().join("adapter_config.json"), &text).unwrap();
+        bounded(class, text.len(), || drop(adapter::list(dir.path())));
+    }
+    let many = safetensors_file(&format!(r#"{{"__metadata__":{{{}"a":"b"}}}}"#, r#""a":"b","#.repeat(1 << 18)));
+    bounded("metadata of an adapter", many.len(), || drop(safetensors::metadata(&many, &["c"])));
+
     let index: String = (0..50_000).map(|i| format!(r#""{i:x}":"a.safetensors","#)).collect();
     config(CONFIG.into());
     let index = format!(r#"{{"weight_map":{{{index}"x":"a.safetensors"}}}}"#);

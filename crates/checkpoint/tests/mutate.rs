@@ -6,7 +6,7 @@ mod material;
 
 use material::*;
 use proptest::prelude::*;
-use puna_checkpoint::{gguf, open, pth, safetensors};
+use puna_checkpoint::{RopePairing, adapter, gguf, open, pth, safetensors};
 use puna_format::Format;
 use std::{
     fs,
@@ -87,7 +87,7 @@ fn good() -> &'static Path {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutate");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).unwrap();
-        for form in ["hf", "sharded", "fp8", "meta", "meta-fp8"] {
+        for form in ["hf", "sharded", "fp8", "meta", "meta-fp8", "peft"] {
             fs::create_dir(dir.join(form)).unwrap();
         }
         hugging_face(&dir.join("hf"), Format::BF16);
@@ -96,12 +96,33 @@ fn good() -> &'static Path {
         meta(&dir.join("meta"), 4, false);
         meta_fp8(&dir.join("meta-fp8"));
         gguf(&dir.join("tiny.gguf"), Format::F16);
+        peft(&dir.join("peft"), &material::adapter(), Format::BF16);
+        let (metadata, tensors) = gguf_adapter_parts(&material::adapter(), Format::F16);
+        write_gguf(&dir.join("adapter.gguf"), &metadata, &tensors);
         dir
     })
 }
 
 /// Opens a copy of a form in which one file was replaced.
 fn open_with(form: &str, file: &str, bytes: &[u8]) {
+    with(form, file, bytes, |dir| {
+        if let Ok(model) = open(dir) {
+            model.tensors().for_each(|tensor| drop(tensor.to_f32()));
+        }
+    });
+}
+
+/// Whatever opens is an adapter of finite values, which is written and read back.
+fn open_adapter(path: &Path) {
+    let Ok(adapter) = adapter::open(path, &config()) else { return };
+    let out = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let written = out.path().join("peft");
+    adapter::write_peft(&adapter, &written, &config()).unwrap();
+    let expected = adapter.with_pairing(RopePairing::Halves, &config());
+    assert_eq!(adapter::open(&written, &config()).unwrap(), expected);
+}
+
+fn with(form: &str, file: &str, bytes: &[u8], open: impl FnOnce(&Path)) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     for entry in fs::read_dir(good().join(form)).unwrap() {
         let entry = entry.unwrap();
@@ -111,9 +132,7 @@ fn open_with(form: &str, file: &str, bytes: &[u8]) {
             fs::hard_link(entry.path(), dir.path().join(entry.file_name())).unwrap();
         }
     }
-    if let Ok(model) = open(dir.path()) {
-        model.tensors().for_each(|tensor| drop(tensor.to_f32()));
-    }
+    open(dir.path());
 }
 
 proptest! {
@@ -167,6 +186,21 @@ proptest! {
             let file = fs::read(good().join(form).join(name)).unwrap();
             open_with(form, name, &changed(&file, &changes, usize::MAX));
         }
+    }
+
+    #[test]
+    fn adapters(changes in changes()) {
+        let file = fs::read(good().join("adapter.gguf")).unwrap();
+        let data = gguf::Header::parse(&file).unwrap().tensors[0].start as usize;
+        let path = tempfile::NamedTempFile::new().unwrap();
+        fs::write(path.path(), changed(&file, &changes, data)).unwrap();
+        open_adapter(path.path());
+
+        let file = fs::read(good().join("peft").join("adapter_model.safetensors")).unwrap();
+        let header = 8 + u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
+        with("peft", "adapter_model.safetensors", &changed(&file, &changes, header), open_adapter);
+        let file = fs::read(good().join("peft").join("adapter_config.json")).unwrap();
+        with("peft", "adapter_config.json", &changed(&file, &changes, usize::MAX), open_adapter);
     }
 
     #[test]

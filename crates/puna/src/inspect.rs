@@ -186,7 +186,7 @@ fn to_json(checkpoint: &Checkpoint, needs: &[Need]) -> Value {
             "ffn_dim": config.ffn_dim,
             "vocab_size": config.vocab_size,
             "context_length": config.context_length,
-            "norm_eps": shortest(config.norm_eps),
+            "norm_eps": show::shortest(config.norm_eps),
             "tied_embeddings": config.tied_embeddings,
             "rope": rope_json(config),
         },
@@ -250,16 +250,16 @@ fn rope(config: &Config) -> String {
 fn rope_json(config: &Config) -> Value {
     let scaling = match &config.rope.scaling {
         RopeScaling::None => Value::Null,
-        RopeScaling::Linear { factor } => json!({ "type": "linear", "factor": shortest(*factor) }),
+        RopeScaling::Linear { factor } => json!({ "type": "linear", "factor": show::shortest(*factor) }),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => json!({
             "type": "llama3",
-            "factor": shortest(*factor),
-            "low_freq_factor": shortest(*low_freq_factor),
-            "high_freq_factor": shortest(*high_freq_factor),
+            "factor": show::shortest(*factor),
+            "low_freq_factor": show::shortest(*low_freq_factor),
+            "high_freq_factor": show::shortest(*high_freq_factor),
             "original_context": original_context,
         }),
         RopeScaling::Factors(factors) => {
-            let factors: Vec<f64> = factors.iter().map(|factor| shortest(*factor)).collect();
+            let factors: Vec<f64> = factors.iter().map(|factor| show::shortest(*factor)).collect();
             json!({ "type": "factors", "factors": factors })
         }
     };
@@ -267,12 +267,7 @@ fn rope_json(config: &Config) -> Value {
         RopePairing::Interleaved => "interleaved",
         RopePairing::Halves => "halves",
     };
-    json!({ "theta": shortest(config.rope.theta), "scaling": scaling, "pairing": pairing })
-}
-
-/// The number that is written as the f32 is: 1e-5 and not 9.99999974e-6.
-fn shortest(value: f32) -> f64 {
-    value.to_string().parse().expect("a float's text is a float")
+    json!({ "theta": show::shortest(config.rope.theta), "scaling": scaling, "pairing": pairing })
 }
 
 /// A count for people: `8.03 billion`.

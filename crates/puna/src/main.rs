@@ -1,5 +1,6 @@
 //! `puna`: run, measure and own the Llama models. One file a verb; the only crate that names a back-end.
 
+mod adapter;
 mod bench;
 mod chat;
 mod chat_format;
@@ -39,6 +40,7 @@ enum Verb {
     Inspect(inspect::Args),
     Synth(synth::Args),
     Bench(bench::Args),
+    Adapter(adapter::Args),
     #[command(name = sandbox::VERB, hide = true)]
     TemplateWorker,
 }
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::run(args),
         Verb::Synth(args) => synth::run(args),
         Verb::Bench(args) => bench::run(args),
+        Verb::Adapter(args) => adapter::run(args),
         Verb::TemplateWorker => sandbox::work(),
     };
     match result {

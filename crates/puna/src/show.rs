@@ -40,6 +40,11 @@ pub fn bytes(n: u64) -> String {
     indicatif::BinaryBytes(n).to_string()
 }
 
+/// The number that is written as the f32 is: 1e-5 and not 9.99999974e-6.
+pub fn shortest(value: f32) -> f64 {
+    value.to_string().parse().expect("a float's text is a float")
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -2,6 +2,8 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+use puna_checkpoint::adapter::{self, Adapter, LowRank, Settings};
+use puna_checkpoint::{LayerTensor, Name};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -39,12 +41,15 @@ fn commands_in_documents_run() {
 
 #[test]
 fn commands_in_help_run() {
-    let verbs = ["run", "score", "bench", "inspect", "tokenize", "tokenizer", "chat-format", "synth"];
-    let listed = text(&Command::new(PUNA).arg("help").output().unwrap());
+    let verbs = ["run", "score", "bench", "inspect", "tokenize", "tokenizer", "chat-format", "synth", "adapter"];
+    let below = ["adapter inspect", "adapter convert"];
+    let help = |verb: &str| text(&Command::new(PUNA).arg("help").args(verb.split_whitespace()).output().unwrap());
+    let listed = help("");
     let mut commands = Vec::new();
-    for verb in verbs {
-        assert!(listed.contains(&format!("\n  {verb} ")), "{verb}: {listed}");
-        let help = text(&Command::new(PUNA).args(["help", verb]).output().unwrap());
+    for verb in verbs.iter().chain(&below) {
+        let (above, name) = verb.rsplit_once(' ').unwrap_or(("", verb));
+        assert!(help(above).contains(&format!("\n  {name} ")), "{verb}: {listed}");
+        let help = help(verb);
         let (_, examples) = help.split_once("Examples:").unwrap_or_else(|| panic!("{verb}: no examples in {help}"));
         let shown =
             examples.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| line.starts_with("puna "));
@@ -53,8 +58,12 @@ fn commands_in_help_run() {
         assert!(commands.len() > before, "{verb}: {help}");
     }
     // A verb that is new is to be listed here.
-    let n_listed = listed.lines().filter(|line| line.starts_with("  ") && !line.starts_with("  -")).count();
-    assert_eq!(n_listed, verbs.len() + 1, "the verbs and help itself: {listed}");
+    let n_listed = |listed: &str| {
+        let (_, verbs) = listed.split_once("Commands:\n").unwrap();
+        verbs.lines().take_while(|line| line.starts_with("  ")).count()
+    };
+    assert_eq!(n_listed(&listed), verbs.len() + 1, "the verbs and help itself: {listed}");
+    assert_eq!(n_listed(&help("adapter")), below.len() + 1, "the same below adapter");
     run_all(&commands);
 }
 
@@ -112,6 +121,20 @@ fn prepare(dir: &Path) {
         let output = sh(dir, &format!("puna synth shape.json --format {format} -o {output}"));
         assert!(output.status.success(), "{}", text(&output));
     }
+    adapters(dir);
+}
+
+/// An adapter in both forms, of rank 1 on q.
+fn adapters(dir: &Path) {
+    let config = puna_checkpoint::open(&dir.join("Llama-3.1-8B-Instruct")).unwrap().config;
+    let name = Name::Layer { layer: 0, tensor: LayerTensor::Query };
+    let (rows, cols) = config.shape(name);
+    let matrix = LowRank { rank: 1, alpha: 2.0, a: vec![0.1; cols], b: vec![0.2; rows] };
+    let settings = Settings { base_name: Some("Llama-3.1-8B-Instruct".into()), ..Settings::default() };
+    let matrices = [(name, matrix)].into();
+    let adapter = Adapter { settings, pairing: config.rope.pairing, matrices };
+    adapter::write_peft(&adapter, &dir.join("my-adapter"), &config).unwrap();
+    adapter::write_gguf(&adapter, &dir.join("my-adapter.gguf"), &config).unwrap();
 }
 
 /// The smallest vocabulary in the form of Meta's `tokenizer.model`: every byte a token.

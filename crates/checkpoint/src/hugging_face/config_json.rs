@@ -6,7 +6,7 @@
 use crate::{
     Generation,
     config::{Config, ConfigError, Keys, Rope, RopePairing, RopeScaling},
-    json::{self, Ids, Object, at, nested, set, skip},
+    json::{self, Ids, Object, at, once, set, skip},
 };
 use serde::{
     Deserialize,
@@ -176,19 +176,6 @@ impl<'a> Object<'a> for &mut HfConfig {
             },
         }
     }
-}
-
-/// A nested object that may occur once.
-fn once<'a, A: MapAccess<'a>, O: Object<'a> + Default>(
-    slot: &mut Option<O>,
-    key: &str,
-    map: &mut A,
-) -> Result<(), A::Error> {
-    if slot.is_some() {
-        return Err(at(key, &"occurs twice"));
-    }
-    *slot = nested(key, map, O::default())?;
-    Ok(())
 }
 
 const KEYS: Keys = Keys {

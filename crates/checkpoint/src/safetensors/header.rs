@@ -9,7 +9,7 @@ use serde::{
     Deserializer as _,
     de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 /// Longest header, by the format's definition.
 pub(super) const MAX_HEADER: u64 = 100_000_000;
@@ -137,17 +137,8 @@ impl<'a> Header<'a> {
     /// # Errors
     /// See [`HeaderError`]; nothing is allocated before what it depends on was checked.
     pub fn parse(file: &'a [u8]) -> Result<Header<'a>, HeaderError> {
-        let file_len = file.len() as u64;
-        let announced = file.first_chunk::<PREFIX>().map(|b| u64::from_le_bytes(*b));
-        let header = announced.ok_or(HeaderError::Short { header: 0, file: file_len })?;
-        if header > MAX_HEADER {
-            return Err(HeaderError::Long(header));
-        }
-        let end = PREFIX.checked_add(header as usize).expect("MAX_HEADER is small");
-        let json = file.get(PREFIX..end).ok_or(HeaderError::Short { header, file: file_len })?;
-        if json.first() != Some(&b'{') {
-            return Err(HeaderError::NotJson);
-        }
+        let json = json_of(file)?;
+        let end = PREFIX + json.len();
 
         let mut n = 0usize;
         read(json, &mut |_| n += 1)?;
@@ -163,7 +154,7 @@ impl<'a> Header<'a> {
             check_size(entry)?;
             expected = entry.start.saturating_add(entry.len);
         }
-        let data = file_len.saturating_sub(end as u64);
+        let data = (file.len() as u64).saturating_sub(end as u64);
         if data != expected {
             return Err(HeaderError::Data { found: data, expected });
         }
@@ -182,6 +173,33 @@ impl<'a> Header<'a> {
     pub fn get(&self, name: &str) -> Option<&Entry<'a>> {
         self.entries.binary_search_by(|entry| entry.name.as_ref().cmp(name)).ok().and_then(|i| self.entries.get(i))
     }
+}
+
+/// The values of some keys of `__metadata__`, of those that are there, from a file whose header was found to be sound.
+///
+/// # Errors
+/// When a key occurs twice, or the header can't be read.
+pub fn metadata(file: &[u8], keys: &[&'static str]) -> Result<BTreeMap<&'static str, String>, HeaderError> {
+    let mut json = serde_json::Deserializer::from_slice(json_of(file)?);
+    let mut found = BTreeMap::new();
+    json.deserialize_map(Picking { keys, found: &mut found }).map_err(|e| HeaderError::Json(e.to_string()))?;
+    Ok(found)
+}
+
+/// The JSON of a file.
+fn json_of(file: &[u8]) -> Result<&[u8], HeaderError> {
+    let file_len = file.len() as u64;
+    let announced = file.first_chunk::<PREFIX>().map(|b| u64::from_le_bytes(*b));
+    let header = announced.ok_or(HeaderError::Short { header: 0, file: file_len })?;
+    if header > MAX_HEADER {
+        return Err(HeaderError::Long(header));
+    }
+    let end = PREFIX.checked_add(header as usize).expect("MAX_HEADER is small");
+    let json = file.get(PREFIX..end).ok_or(HeaderError::Short { header, file: file_len })?;
+    if json.first() != Some(&b'{') {
+        return Err(HeaderError::NotJson);
+    }
+    Ok(json)
 }
 
 fn check_size(entry: &Entry<'_>) -> Result<(), HeaderError> {
@@ -255,7 +273,7 @@ impl<'a> Visitor<'a> for Top<'_, 'a> {
                 if std::mem::replace(&mut metadata, true) {
                     return Err(de::Error::custom("`__metadata__` occurs twice"));
                 }
-                map.next_value_seed(Metadata)?;
+                map.next_value_seed(Metadata { keys: &[], found: &mut BTreeMap::new() })?;
             } else {
                 let name_shown = || shown(&name);
                 let (dtype, shape, [start, end]) = map.next_value_seed(Fields { name: &name_shown })?;
@@ -269,10 +287,38 @@ impl<'a> Visitor<'a> for Top<'_, 'a> {
     }
 }
 
-/// `__metadata__`: strings to strings, of no interest here but of the right form.
-struct Metadata;
+/// A header of which only some of the metadata is kept.
+struct Picking<'p> {
+    keys: &'p [&'static str],
+    found: &'p mut BTreeMap<&'static str, String>,
+}
 
-impl<'a> DeserializeSeed<'a> for Metadata {
+impl<'a> Visitor<'a> for Picking<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key_seed(Text)? {
+            if name == "__metadata__" {
+                map.next_value_seed(Metadata { keys: self.keys, found: self.found })?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `__metadata__`: strings to strings, of which some keys are wanted.
+struct Metadata<'p> {
+    keys: &'p [&'static str],
+    found: &'p mut BTreeMap<&'static str, String>,
+}
+
+impl<'a> DeserializeSeed<'a> for Metadata<'_> {
     type Value = ();
 
     fn deserialize<D: de::Deserializer<'a>>(self, d: D) -> Result<(), D::Error> {
@@ -280,7 +326,7 @@ impl<'a> DeserializeSeed<'a> for Metadata {
     }
 }
 
-impl<'a> Visitor<'a> for Metadata {
+impl<'a> Visitor<'a> for Metadata<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -288,8 +334,13 @@ impl<'a> Visitor<'a> for Metadata {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while map.next_key::<IgnoredAny>()?.is_some() {
-            map.next_value_seed(Text)?;
+        while let Some(key) = map.next_key_seed(Text)? {
+            let value = map.next_value_seed(Text)?;
+            if let Some(key) = self.keys.iter().find(|wanted| **wanted == key)
+                && self.found.insert(*key, value.into_owned()).is_some()
+            {
+                return Err(de::Error::custom(format_args!("`{key}` occurs twice in `__metadata__`")));
+            }
         }
         Ok(())
     }

@@ -6,5 +6,5 @@
 mod header;
 mod writer;
 
-pub use header::{Entry, Header, HeaderError, Shape};
+pub use header::{Entry, Header, HeaderError, Shape, metadata};
 pub use writer::{Declaration, Writer};

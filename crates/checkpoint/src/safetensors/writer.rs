@@ -39,7 +39,24 @@ impl Writer {
     /// When a tensor can't be expressed (format, repeated name, or a beginning that its element size does not divide:
     /// declare larger elements first), or the file can't be made.
     pub fn create(path: &Path, tensors: &[Declaration]) -> Result<Writer, Error> {
-        let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
+        Writer::create_with_metadata(path, &[], tensors)
+    }
+
+    /// The same with pairs for `__metadata__`, each key once.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_with_metadata(
+        path: &Path,
+        metadata: &[(&str, String)],
+        tensors: &[Declaration],
+    ) -> Result<Writer, Error> {
+        let mut json = String::from(r#"{"__metadata__":{"format":"pt""#);
+        for (key, value) in metadata {
+            let (key, value) = (serde_json::Value::from(*key), serde_json::Value::from(value.as_str()));
+            write!(json, ",{key}:{value}").expect("writing to a String does not fail");
+        }
+        json.push('}');
         let mut names = BTreeSet::new();
         let mut sizes = Vec::with_capacity(tensors.len());
         let mut start = 0u64;

@@ -19,7 +19,7 @@ use crate::{
     gguf,
     name::{LayerTensor, Name},
     safetensors::{self, Declaration},
-    stream::{write_file, wrong},
+    stream::{make_empty, write_file, wrong},
 };
 use puna_format::Format;
 use rand_core::{RngCore, SeedableRng};
@@ -154,14 +154,6 @@ impl Written<'_> {
     fn add(&mut self, piece: &Piece<'_>) {
         self.done += piece.len();
         (self.progress)(self.done, self.total);
-    }
-}
-
-fn make_empty(dir: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    match std::fs::read_dir(dir).map_err(Error::io(dir))?.next() {
-        None => Ok(()),
-        Some(_) => Err(wrong(dir, "the directory is not empty; name a new one".into())),
     }
 }
 

@@ -4,6 +4,7 @@
 
 use puna_checkpoint::{
     Config, GgufVocabulary, LayerTensor, Name, Rope, RopePairing, RopeScaling,
+    adapter::{Adapter, LowRank, Settings},
     gguf::{self, MetadataValue},
     safetensors::{self, Declaration},
 };
@@ -450,4 +451,99 @@ pub fn meta_fp8(dir: &Path) {
         fs::write(dir.join(format!("consolidated.{i:02}.pth")), pth(&tensors)).unwrap();
         fs::write(dir.join(format!("fp8_scales_{i}.pt")), pth(&scales)).unwrap();
     }
+}
+
+// Adapters.
+
+/// Every matrix of [`config`] that an adapter may change: seven a layer, and the output.
+pub fn adaptable() -> Vec<Name> {
+    names().into_iter().filter(|&name| !name.is_norm() && name != Name::TokenEmbedding).collect()
+}
+
+/// Numbers between -1 and 1 of all 24 bits, by a multiplicative generator modulo 2³¹ − 1.
+pub fn noise(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed % 0x7fff_fffe + 1;
+    move || {
+        state = state * 48_271 % 0x7fff_ffff;
+        (state >> 7) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// Low-rank matrices for these tensors, each with its rank and alpha.
+pub fn adapter_of(matrices: &[(Name, usize, f32)], pairing: RopePairing, seed: u64) -> Adapter {
+    let mut next = noise(seed);
+    let mut values = |n: usize| -> Vec<f32> { (0..n).map(|_| next()).collect() };
+    let matrices = matrices
+        .iter()
+        .map(|&(name, rank, alpha)| {
+            let (rows, cols) = config().shape(name);
+            (name, LowRank { rank, alpha, a: values(rank * cols), b: values(rows * rank) })
+        })
+        .collect();
+    Adapter { settings: Settings::default(), pairing, matrices }
+}
+
+/// All matrices, rank 4, alpha 8, as Hugging Face orders rows.
+pub fn adapter() -> Adapter {
+    let matrices: Vec<_> = adaptable().into_iter().map(|name| (name, 4, 8.0)).collect();
+    adapter_of(&matrices, RopePairing::Halves, 7)
+}
+
+pub const ADAPTER_JSON: &str = r#"{
+  "alpha_pattern": {}, "auto_mapping": null, "base_model_name_or_path": "tiny", "bias": "none", "corda_config": null,
+  "eva_config": null, "exclude_modules": null, "fan_in_fan_out": false, "inference_mode": true,
+  "init_lora_weights": true, "layer_replication": null, "layers_pattern": null, "layers_to_transform": null,
+  "loftq_config": {}, "lora_alpha": 8, "lora_bias": false, "lora_dropout": 0.05, "megatron_config": null,
+  "megatron_core": "megatron.core", "modules_to_save": null, "peft_type": "LORA", "peft_version": "0.21.2",
+  "qalora_group_size": 16, "r": 4, "rank_pattern": {}, "revision": null,
+  "target_modules": ["gate_proj", "k_proj", "v_proj", "up_proj", "o_proj", "q_proj", "down_proj", "lm_head"],
+  "target_parameters": null, "task_type": "CAUSAL_LM", "trainable_token_indices": null, "use_dora": false,
+  "use_qalora": false, "use_rslora": false
+}"#;
+
+/// What PEFT calls one factor of a matrix.
+pub fn peft_name(name: Name, side: &str) -> String {
+    format!("base_model.model.{}.lora_{side}.weight", name.hugging_face().trim_end_matches(".weight"))
+}
+
+/// The tensors of an adapter, called and shaped as the two functions say, rows as they are.
+fn factors(adapter: &Adapter, format: Format, called: &dyn Fn(Name, bool) -> String) -> Tensors {
+    let mut tensors = Tensors::new();
+    for (&name, LowRank { rank, a, b, .. }) in &adapter.matrices {
+        let (rows, cols) = config().shape(name);
+        for (is_b, shape, values) in [(false, vec![*rank, cols], a), (true, vec![rows, *rank], b)] {
+            tensors.push((Declaration { name: called(name, is_b), format, shape }, encode(format, values)));
+        }
+    }
+    tensors
+}
+
+pub fn peft_tensors(adapter: &Adapter, format: Format) -> Tensors {
+    factors(adapter, format, &|name, is_b| peft_name(name, if is_b { "B" } else { "A" }))
+}
+
+pub fn write_safetensors(path: &Path, tensors: &Tensors) {
+    let declarations: Vec<Declaration> = tensors.iter().map(|(d, _)| d.clone()).collect();
+    let mut writer = safetensors::Writer::create(path, &declarations).unwrap();
+    tensors.iter().for_each(|(_, bytes)| writer.append(bytes).unwrap());
+    writer.finish().unwrap();
+}
+
+pub fn peft(dir: &Path, adapter: &Adapter, format: Format) {
+    fs::write(dir.join("adapter_config.json"), ADAPTER_JSON).unwrap();
+    write_safetensors(&dir.join("adapter_model.safetensors"), &peft_tensors(adapter, format));
+}
+
+pub fn gguf_adapter_parts(adapter: &Adapter, format: Format) -> (Pairs, Tensors) {
+    let text = |text: &str| MetadataValue::String(text.into());
+    let metadata = [
+        ("general.architecture", text("llama")),
+        ("general.type", text("adapter")),
+        ("adapter.type", text("lora")),
+        ("adapter.lora.alpha", MetadataValue::F32(8.0)),
+    ];
+    let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let tensors =
+        factors(adapter, format, &|name, is_b| format!("{}.lora_{}", name.gguf(), if is_b { "b" } else { "a" }));
+    (metadata, tensors)
 }

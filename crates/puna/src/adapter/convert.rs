@@ -1,0 +1,62 @@
+//! `puna adapter convert`: PEFT's form to llama.cpp's, and back.
+
+use super::inspect::likeness;
+use crate::show;
+use anyhow::{Result, bail};
+use puna_checkpoint::adapter::{self, Likeness};
+use std::path::PathBuf;
+
+/// Convert an adapter between PEFT's form and llama.cpp's
+///
+/// Values become F32. The rows of q and k change their order with the form; the model's sizes say how.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  puna adapter convert ./my-adapter -m ./Llama-3.1-8B-Instruct -o my-adapter.gguf
+  puna adapter convert ./my-adapter.gguf -m ./Llama-3.1-8B-Instruct -o ./my-adapter-peft")]
+pub struct Args {
+    /// A directory of PEFT's, or a .gguf file of llama.cpp's
+    adapter: PathBuf,
+    /// The model that the adapter belongs to, in any form
+    #[arg(short, long, value_name = "MODEL")]
+    model: PathBuf,
+    /// The file to write, if it ends in .gguf; else a new directory of PEFT's
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let listing = adapter::list(&args.adapter)?;
+    let checkpoint = puna_checkpoint::open(&args.model)?;
+    let config = &checkpoint.config;
+    match likeness(&listing, &checkpoint) {
+        None | Some(Likeness::Same) => {}
+        Some(Likeness::OtherFormat) => {
+            let (adapter, model) = (args.adapter.display(), args.model.display());
+            eprintln!("note: {model} is the base of {adapter} in another format, or a near relative of it");
+        }
+        Some(Likeness::Another { what, recorded, found }) => bail!(
+            "{}: not the base that {} was trained on: its {what} are {found}, expected {recorded}",
+            args.model.display(),
+            args.adapter.display()
+        ),
+    }
+    let mut adapter = listing.load(config)?;
+    let n = adapter.matrices.len();
+    if args.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        let folded = adapter::write_gguf(&adapter, &args.output, config)?;
+        if !folded.is_empty() {
+            let names: Vec<String> = folded.iter().map(ToString::to_string).collect();
+            eprintln!(
+                "note: llama.cpp has one alpha for all; other scales are multiplied into B: {}",
+                names.join(", ")
+            );
+        }
+    } else {
+        // What PEFT loads the base by.
+        adapter.settings.base_name.get_or_insert_with(|| args.model.display().to_string());
+        adapter::write_peft(&adapter, &args.output, config)?;
+    }
+    eprintln!("{}: {n} matrices, {} of values", args.output.display(), show::bytes(4 * adapter.n_parameters()));
+    Ok(())
+}
