@@ -21,7 +21,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use rayon::prelude::*;
 
-use super::merge::{NO_TOKEN, pair};
+use super::merge::{NO_TOKEN, pair as pair_key};
 use super::tiktoken::{self, N_SPECIALS};
 use super::vocabulary::{FoldState, MAX_TOKEN_BYTES, MAX_TOKENS};
 use super::{TokenId, byte_level};
@@ -130,71 +130,18 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::TooManyPieces`].
     pub fn train(self, progress: &mut dyn FnMut(usize, usize)) -> Result<Trained, TrainError> {
-        let TrainerOptions { vocab_size, max_token_bytes, min_count } = self.options;
         let n_pieces = self.pieces.len();
-        let n_bytes: u64 = self.pieces.iter().map(|(piece, count)| piece.len() as u64 * count).sum();
-        let Corpus { mut places, counts } = Corpus::new(self.pieces)?;
-        let mut pairs = count_pairs(&places, &counts);
-        pairs.retain(|_, pair| pair.count >= min_count);
-        let mut queue: BinaryHeap<_> = pairs.iter().map(|(key, pair)| (pair.count, Reverse(*key))).collect();
-        // Pairs of the token that is being made. They come and go while it is; all other pairs only go.
-        let mut fresh = Pairs::default();
+        let n_bytes = self.pieces.iter().map(|(piece, count)| piece.len() as u64 * count).sum();
+        let mut merging = Merging::new(Corpus::new(self.pieces)?, self.options);
+        let n_merges = self.options.vocab_size - N_SPECIALS - 256;
         let mut n_tokens = n_bytes;
-        let mut tokens: Vec<Vec<u8>> = byte_level::bytes().map(|byte| vec![byte]).collect();
-        let n_ranks = vocab_size - N_SPECIALS;
-        progress(0, n_ranks - 256);
-        while tokens.len() < n_ranks {
-            let Some((count, Reverse(key))) = queue.pop() else { break };
-            let chosen = match pairs.entry(key) {
-                Entry::Occupied(entry) if entry.get().count == count => entry.remove(),
-                // It has become rarer since. No count in the queue is too low, so the first that is right is the
-                // highest.
-                Entry::Occupied(entry) => {
-                    queue.push((entry.get().count, Reverse(key)));
-                    continue;
-                }
-                Entry::Vacant(_) => continue,
-            };
-            let (left, right) = ((key >> 32) as TokenId, key as TokenId);
-            let token = tokens.len() as TokenId;
-            tokens.push([&tokens[left as usize][..], &tokens[right as usize]].concat());
-            let len = |id: TokenId| tokens[id as usize].len();
-            for at in chosen.places.into_iter().map(|at| at as usize) {
-                let (middle, end) = (at + len(left), at + len(token));
-                if places[at].token != left || places[middle].token != right {
-                    continue;
-                }
-                let count = counts[places[at].piece as usize];
-                let before_at = places[at - 1].start;
-                let (before, after) = (places[before_at as usize].token, places[end].token);
-                if before != NO_TOKEN {
-                    if before != token {
-                        lose(&mut pairs, pair(before, left), count, min_count);
-                    } else if let Some(pair) = fresh.get_mut(&pair(token, left)) {
-                        pair.count -= count;
-                    }
-                    if len(before) + len(token) <= max_token_bytes {
-                        fresh.entry(pair(before, token)).or_default().gain(count, before_at);
-                    }
-                }
-                if after != NO_TOKEN {
-                    lose(&mut pairs, pair(right, after), count, min_count);
-                    if len(token) + len(after) <= max_token_bytes {
-                        fresh.entry(pair(token, after)).or_default().gain(count, at as u32);
-                    }
-                }
-                places[at].token = token;
-                places[middle].token = NO_TOKEN;
-                places[end - 1].start = at as u32;
-                n_tokens -= count;
-            }
-            for (key, pair) in fresh.drain().filter(|(_, pair)| pair.count >= min_count) {
-                queue.push((pair.count, Reverse(key)));
-                pairs.insert(key, pair);
-            }
-            progress(tokens.len() - 256, n_ranks - 256);
+        progress(0, n_merges);
+        for done in 1..=n_merges {
+            let Some(most_frequent) = merging.next() else { break };
+            n_tokens -= merging.replace(most_frequent);
+            progress(done, n_merges);
         }
-        Ok(Trained { tokens, n_pieces, n_bytes, n_tokens })
+        Ok(Trained { tokens: merging.tokens, n_pieces, n_bytes, n_tokens })
     }
 }
 
@@ -272,17 +219,92 @@ impl Pair {
     }
 }
 
-/// By [`pair`].
+/// By [`pair_key`].
 type Pairs = HashMap<u64, Pair, FoldState>;
 
-/// Takes some occurrences from a pair, and forgets it when it is too rare. Pairs that are too long were never known,
-/// and the one that is being merged is no more.
-fn lose(pairs: &mut Pairs, key: u64, count: u64, min_count: u64) {
-    if let Entry::Occupied(mut entry) = pairs.entry(key) {
-        entry.get_mut().count -= count;
-        if entry.get().count < min_count {
-            entry.remove();
+/// A vocabulary in the making.
+struct Merging {
+    options: TrainerOptions,
+    corpus: Corpus,
+    /// The bytes of every token, by rank.
+    tokens: Vec<Vec<u8>>,
+    /// Pairs that may become tokens: neither too rare nor too long.
+    pairs: Pairs,
+    /// The same pairs, the most frequent first. Some have become rarer since they were put here, none more frequent.
+    queue: BinaryHeap<(u64, Reverse<u64>)>,
+    /// Pairs of the token that is being made. They come and go while it is; all others only go.
+    fresh: Pairs,
+}
+
+impl Merging {
+    fn new(corpus: Corpus, options: TrainerOptions) -> Merging {
+        let mut pairs = count_pairs(&corpus);
+        pairs.retain(|_, pair| pair.count >= options.min_count);
+        let queue = pairs.iter().map(|(key, pair)| (pair.count, Reverse(*key))).collect();
+        let tokens = byte_level::bytes().map(|byte| vec![byte]).collect();
+        Merging { options, corpus, tokens, pairs, queue, fresh: Pairs::default() }
+    }
+
+    /// Takes out the most frequent pair.
+    fn next(&mut self) -> Option<(u64, Pair)> {
+        while let Some((count, Reverse(key))) = self.queue.pop() {
+            let Entry::Occupied(entry) = self.pairs.entry(key) else { continue };
+            match entry.get().count {
+                now if now == count => return Some((key, entry.remove())),
+                now if now >= self.options.min_count => self.queue.push((now, Reverse(key))),
+                _ => drop(entry.remove()),
+            }
         }
+        None
+    }
+
+    /// Makes a token of a pair that was taken out; says how often it occurred.
+    fn replace(&mut self, (key, pair): (u64, Pair)) -> u64 {
+        let TrainerOptions { max_token_bytes, min_count, .. } = self.options;
+        let Corpus { places, counts } = &mut self.corpus;
+        let (left, right) = ((key >> 32) as TokenId, key as TokenId);
+        let token = self.tokens.len() as TokenId;
+        self.tokens.push([&self.tokens[left as usize][..], &self.tokens[right as usize]].concat());
+        let len = |id: TokenId| self.tokens[id as usize].len();
+        let mut n_replaced = 0;
+        for at in pair.places.into_iter().map(|at| at as usize) {
+            let (middle, end) = (at + len(left), at + len(token));
+            if places[at].token != left || places[middle].token != right {
+                continue;
+            }
+            let count = counts[places[at].piece as usize];
+            let before_at = places[at - 1].start;
+            let (before, after) = (places[before_at as usize].token, places[end].token);
+            if before != NO_TOKEN {
+                let pairs = if before == token { &mut self.fresh } else { &mut self.pairs };
+                lose(pairs, pair_key(before, left), count);
+                if len(before) + len(token) <= max_token_bytes {
+                    self.fresh.entry(pair_key(before, token)).or_default().gain(count, before_at);
+                }
+            }
+            if after != NO_TOKEN {
+                lose(&mut self.pairs, pair_key(right, after), count);
+                if len(token) + len(after) <= max_token_bytes {
+                    self.fresh.entry(pair_key(token, after)).or_default().gain(count, at as u32);
+                }
+            }
+            places[at].token = token;
+            places[middle].token = NO_TOKEN;
+            places[end - 1].start = at as u32;
+            n_replaced += count;
+        }
+        for (key, pair) in self.fresh.drain().filter(|(_, pair)| pair.count >= min_count) {
+            self.queue.push((pair.count, Reverse(key)));
+            self.pairs.insert(key, pair);
+        }
+        n_replaced
+    }
+}
+
+/// Takes some occurrences from a pair. One that is too long or too rare is not there, nor is the one that is replaced.
+fn lose(pairs: &mut Pairs, key: u64, count: u64) {
+    if let Some(pair) = pairs.get_mut(&key) {
+        pair.count -= count;
     }
 }
 
@@ -290,11 +312,11 @@ fn lose(pairs: &mut Pairs, key: u64, count: u64, min_count: u64) {
 const MIN_SHARE: usize = 1 << 12;
 
 /// The pairs of a corpus whose tokens are bytes.
-fn count_pairs(places: &[Place], counts: &[u64]) -> Pairs {
+fn count_pairs(Corpus { places, counts }: &Corpus) -> Pairs {
     let count = |mut pairs: Pairs, at: usize| {
         let (left, right) = (places[at].token, places[at + 1].token);
         if left != NO_TOKEN && right != NO_TOKEN {
-            pairs.entry(pair(left, right)).or_default().gain(counts[places[at].piece as usize], at as u32);
+            pairs.entry(pair_key(left, right)).or_default().gain(counts[places[at].piece as usize], at as u32);
         }
         pairs
     };
