@@ -296,11 +296,11 @@ proptest! {
                 prop_assert!((found / expected - 1.0).abs() < 3e-7, "{} {}", found, expected);
             }
             for (found, expected) in product(&gguf, name).iter().zip(product(&expected, name)) {
-                prop_assert!((found - expected).abs() <= 2e-6 * expected.abs() + 1e-5, "{} {} {}", name, found, expected);
+                prop_assert!((found - expected).abs() <= 2e-6 * expected.abs() + 1e-5, "{name} {found} {expected}");
             }
         }
-        let one_alpha = gguf.matrices.values().all(|matrix| matrix.alpha == gguf.matrices.values().next().unwrap().alpha);
-        prop_assert!(one_alpha);
+        let alphas: Vec<f32> = gguf.matrices.values().map(|matrix| matrix.alpha).collect();
+        prop_assert!(alphas.iter().all(|alpha| *alpha == alphas[0]), "{alphas:?}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which model an adapter was trained on: a few lines that any form of the model can be held against within a second.
 //!
-//! Values are hashed as they decode, rows of q and k in one order, so that a Hugging Face directory, Meta's shards and a
-//! GGUF file with the same values are the same base. Of every matrix four rows are hashed, spread over its height, so
+//! Values are hashed as they decode, rows of q and k in one order, so that a Hugging Face directory, Meta's shards and
+//! a GGUF file with the same values are the same base. Of every matrix four rows are hashed, spread over its height, so
 //! that the largest model needs some thousand reads; of norms all values. A base that was trained further differs
 //! everywhere and is told apart; one in which single rows were changed may not be.
 //!

@@ -114,7 +114,7 @@ pub(super) fn is_alpha(alpha: f32) -> bool {
     (1e-9..=1e9).contains(&alpha.abs())
 }
 
-/// Whether adapters of this matrix are supported: all that a token is multiplied with. The token embedding is looked up.
+/// Whether adapters of this matrix are supported: of all that are multiplied with. The token embedding is looked up.
 pub(super) fn is_adaptable(name: Name) -> bool {
     !name.is_norm() && name != Name::TokenEmbedding
 }

@@ -1,7 +1,8 @@
 //! LoRA adapters on disk: PEFT's directories and llama.cpp's GGUF files, read and written.
 //!
-//! An adapter changes matrices W of a base model into W + s·B·A, with A of a few rows and B of as many columns. [`open`]
-//! reads one for a base whose sizes are known; [`list`] opens the files without a base and leaves the values in place.
+//! An adapter changes matrices W of a base model into W + s·B·A, with A of a few rows and B of as many columns.
+//! [`open`] reads one for a base whose sizes are known; [`list`] opens the files without a base and leaves the values
+//! in place.
 //! Every tensor is claimed and finite, and every setting that would change what the adapter does is understood, or
 //! opening fails and names it.
 //!
