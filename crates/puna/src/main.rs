@@ -15,6 +15,7 @@ mod show;
 mod speculate;
 mod synth;
 mod tokenize;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Verb {
     Inspect(inspect::Args),
     Synth(synth::Args),
     Bench(bench::Args),
+    Tune(tune::Args),
     #[command(name = sandbox::VERB, hide = true)]
     TemplateWorker,
 }
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::run(args),
         Verb::Synth(args) => synth::run(args),
         Verb::Bench(args) => bench::run(args),
+        Verb::Tune(args) => tune::run(args),
         Verb::TemplateWorker => sandbox::work(),
     };
     match result {

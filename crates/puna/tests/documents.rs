@@ -39,12 +39,13 @@ fn commands_in_documents_run() {
 
 #[test]
 fn commands_in_help_run() {
-    let verbs = ["run", "score", "bench", "inspect", "tokenize", "chat-format", "synth"];
+    let verbs = ["run", "score", "bench", "inspect", "tokenize", "chat-format", "synth", "tune"];
+    let below = ["tune check", "tune show"];
     let listed = text(&Command::new(PUNA).arg("help").output().unwrap());
     let mut commands = Vec::new();
-    for verb in verbs {
-        assert!(listed.contains(&format!("\n  {verb} ")), "{verb}: {listed}");
-        let help = text(&Command::new(PUNA).args(["help", verb]).output().unwrap());
+    for verb in verbs.into_iter().chain(below) {
+        assert!(verb.contains(' ') || listed.contains(&format!("\n  {verb} ")), "{verb}: {listed}");
+        let help = text(&Command::new(PUNA).arg("help").args(verb.split(' ')).output().unwrap());
         let (_, examples) = help.split_once("Examples:").unwrap_or_else(|| panic!("{verb}: no examples in {help}"));
         let shown =
             examples.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| line.starts_with("puna "));
@@ -97,6 +98,11 @@ fn prepare(dir: &Path) {
     fs::write(dir.join("letter.txt"), "Dear reader,\n").unwrap();
     fs::write(dir.join("wiki.test.raw"), "All work and no play makes Jack a dull boy. ".repeat(100)).unwrap();
     fs::write(dir.join("tokenizer.model"), tiktoken()).unwrap();
+    let chat = r#"{"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Why not."}]}"#;
+    fs::write(dir.join("data.jsonl"), format!("{chat}\n")).unwrap();
+    fs::create_dir(dir.join("data")).unwrap();
+    fs::write(dir.join("data/train.jsonl"), format!("{chat}\n")).unwrap();
+    fs::write(dir.join("data/valid.jsonl"), format!("{chat}\n")).unwrap();
     for (format, output) in [
         ("Q8_0", "model.gguf"),
         ("Q8_0", "Llama-3.1-8B-Instruct-Q8_0.gguf"),
