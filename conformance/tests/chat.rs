@@ -80,7 +80,8 @@ fn published_template_runs_in_the_sandbox() {
                 let rendered = rendered.unwrap();
                 assert_eq!(rendered.text(), text, "{name}");
                 // Not the text only: the same parts are special tokens, with the names in users' messages kept apart.
-                assert_eq!(rendered, render(&conversation, Dialect::Template).unwrap(), "{name}");
+                let native = render(&conversation, Dialect::Template).unwrap();
+                assert_eq!(rendered.segments(), native.segments(), "{name}");
             }
             Err(message) => assert!(rendered.unwrap_err().to_string().contains(&message), "{name}"),
         }

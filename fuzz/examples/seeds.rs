@@ -42,6 +42,7 @@ fn main() {
     vocabularies();
     texts();
     conversations();
+    rows();
     templates();
 }
 
@@ -275,6 +276,26 @@ fn conversations() {
         "builtin",
         r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"function": {"name": "brave_search", "arguments": {"query": "x"}}}], "end_of_message": true}, {"role": "tool", "content": "t"}], "builtin_tools": ["brave_search", "code_interpreter"]}"#,
     );
+}
+
+/// The first byte chooses the format, the dialect, what is trained, and the container.
+fn rows() {
+    let [user, answer] =
+        [r#"{"role": "user", "content": "u"}"#, r#"{"role": "assistant", "content": "a", "weight": 1}"#];
+    let seeds: [(&str, u8, String); 9] = [
+        ("chat", 7, format!(r#"{{"messages": [{user}, {answer}], "tools": [{{"name": "f"}}], "id": 1}}"#)),
+        ("array", 128 + 5, format!(r#"[{{"messages": [{user}, {answer}]}}, {{"messages": [{answer}]}}]"#)),
+        ("sharegpt", 8, r#"{"conversations": [{"from": "human", "value": "u"}, {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {}}"}]}"#.to_owned()),
+        ("alpaca", 9, r#"{"instruction": "i", "input": "n", "output": "o", "history": [["q", "a"]]}"#.to_owned()),
+        ("completion", 10, "{\"prompt\": \"p\", \"completion\": \"c\"}\n\n{\"prompt\": []}".to_owned()),
+        ("completion_chat", 32 + 6, format!(r#"{{"prompt": [{user}], "completion": [{answer}]}}"#)),
+        ("preference", 11, r#"{"chosen": "a b", "rejected": "a c"}"#.to_owned()),
+        ("openai", 12, format!(r#"{{"input": {{"messages": [{user}]}}, "preferred_output": [{answer}], "non_preferred_output": [{{"role": "assistant", "content": "b"}}]}}"#)),
+        ("text", 20, format!(r#"{{"text": "{}"}}"#, "ab <|eot_id|> ".repeat(20))),
+    ];
+    for (name, choice, text) in seeds {
+        put("rows", name, [&[choice], text.as_bytes()].concat());
+    }
 }
 
 fn templates() {

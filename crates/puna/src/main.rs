@@ -18,6 +18,7 @@ mod synth;
 mod texts;
 mod tokenize;
 mod tokenizer;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ enum Verb {
     Synth(synth::Args),
     Bench(bench::Args),
     Adapter(adapter::Args),
+    Tune(tune::Args),
     #[command(name = sandbox::VERB, hide = true)]
     TemplateWorker,
 }
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Verb::Synth(args) => synth::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Adapter(args) => adapter::run(args),
+        Verb::Tune(args) => tune::run(args),
         Verb::TemplateWorker => sandbox::work(),
     };
     match result {

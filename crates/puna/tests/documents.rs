@@ -41,8 +41,9 @@ fn commands_in_documents_run() {
 
 #[test]
 fn commands_in_help_run() {
-    let verbs = ["run", "score", "bench", "inspect", "tokenize", "tokenizer", "chat-format", "synth", "adapter"];
-    let below = ["adapter inspect", "adapter convert"];
+    let verbs =
+        ["run", "score", "bench", "inspect", "tokenize", "tokenizer", "chat-format", "synth", "adapter", "tune"];
+    let below = ["adapter inspect", "adapter convert", "tune check", "tune show"];
     let help = |verb: &str| text(&Command::new(PUNA).arg("help").args(verb.split_whitespace()).output().unwrap());
     let listed = help("");
     let mut commands = Vec::new();
@@ -63,7 +64,10 @@ fn commands_in_help_run() {
         verbs.lines().take_while(|line| line.starts_with("  ")).count()
     };
     assert_eq!(n_listed(&listed), verbs.len() + 1, "the verbs and help itself: {listed}");
-    assert_eq!(n_listed(&help("adapter")), below.len() + 1, "the same below adapter");
+    for verb in ["adapter", "tune"] {
+        let n_below = below.iter().filter(|name| name.starts_with(verb)).count();
+        assert_eq!(n_listed(&help(verb)), n_below + 1, "the same below {verb}");
+    }
     run_all(&commands);
 }
 
@@ -110,6 +114,11 @@ fn prepare(dir: &Path) {
     fs::write(dir.join("books/first.txt"), "It was a dark and stormy night. ".repeat(9)).unwrap();
     fs::write(dir.join("books/second.md"), "# The second\n\nIt was a bright day.\n").unwrap();
     fs::write(dir.join("chats.jsonl"), r#"{"messages": [{"role": "user", "content": "It was, was it?"}]}"#).unwrap();
+    let chat = r#"{"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Why not."}]}"#;
+    fs::write(dir.join("data.jsonl"), format!("{chat}\n")).unwrap();
+    fs::create_dir(dir.join("data")).unwrap();
+    fs::write(dir.join("data/train.jsonl"), format!("{chat}\n")).unwrap();
+    fs::write(dir.join("data/valid.jsonl"), format!("{chat}\n")).unwrap();
     for (format, output) in [
         ("Q8_0", "model.gguf"),
         ("Q8_0", "Llama-3.1-8B-Instruct-Q8_0.gguf"),

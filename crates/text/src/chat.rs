@@ -35,6 +35,15 @@ impl Dialect {
     pub fn for_tokenizer(tokenizer: &Tokenizer) -> Dialect {
         if tokenizer.is_sentence_piece() { Dialect::Llama2 } else { Dialect::Template }
     }
+
+    /// What the format writes of the text of a system's, a user's or an assistant's message.
+    #[must_use]
+    pub fn trim(self, text: &str) -> &str {
+        match self {
+            Dialect::Template | Dialect::Llama2 => strip(text),
+            Dialect::Meta => text,
+        }
+    }
 }
 
 /// Why a conversation can't be written.

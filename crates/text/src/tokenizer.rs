@@ -330,6 +330,27 @@ impl Tokenizer {
         }
     }
 
+    /// Where in the text each of its tokens begins, in bytes: `ids` are what [`Tokenizer::encode`] makes of `text`.
+    #[must_use]
+    pub fn token_starts(&self, text: &str, ids: &[TokenId]) -> Vec<usize> {
+        let spaces_vary = self.is_sentence_piece();
+        let mut at = 0;
+        let starts = ids.iter().map(|&id| {
+            let start = at;
+            for byte in self.token_bytes(id).unwrap_or_default() {
+                let rest = text.as_bytes().get(at..).unwrap_or_default();
+                at += match byte {
+                    b' ' if spaces_vary && rest.starts_with("\u{2581}".as_bytes()) => META_SPACE.len_utf8(),
+                    // One that encoding put in front.
+                    b' ' if spaces_vary && !rest.starts_with(b" ") => 0,
+                    _ => 1,
+                };
+            }
+            start
+        });
+        starts.collect()
+    }
+
     /// The bytes that a token stands for; for a special token those of its name.
     #[must_use]
     pub fn token_bytes(&self, id: TokenId) -> Option<&[u8]> {
@@ -407,6 +428,12 @@ impl Tokenizer {
     #[must_use]
     pub fn bos(&self) -> Option<TokenId> {
         self.bos
+    }
+
+    /// The token that ends a text that is no conversation: Llama 3's `<|end_of_text|>` or Llama 2's `</s>`.
+    #[must_use]
+    pub fn end_of_text(&self) -> Option<TokenId> {
+        self.special("<|end_of_text|>").or_else(|| self.special("</s>"))
     }
 
     /// Number of ids, special ones included.

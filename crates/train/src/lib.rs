@@ -1,9 +1,11 @@
 //! Training: what a model learns from, and how a loss becomes a change of its weights.
 //!
-//! The model's own forward and backward pass is `puna_llama`'s; nothing here names a back-end. Modules import only those
-//! listed below them.
+//! [`data`] reads examples and says which of their tokens are trained; a [`Trainer`] takes steps. The model's own forward
+//! and backward pass is `puna_llama`'s; nothing here names a back-end. Modules import only those listed below them.
 
 mod trainer;
+
+pub mod data;
 
 mod batch;
 mod optimizer;

@@ -23,6 +23,12 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let n_specials = prompt.segments().iter().filter(is_special).count();
         // Header, its end, a tag and the turn's end; and the beginning, the system's and the answer's.
         assert!(n_specials <= 4 * conversation.messages.len() + 6, "{prompt:?}");
+        let marked = prompt.encode_marked(&TOKENIZER).unwrap_or_else(|error| panic!("{error}"));
+        let answers = marked.chunk_by(|(_, one), (_, other)| one == other).filter(|tokens| tokens[0].1.is_some());
+        for answer in answers {
+            let (last, idx) = (answer[answer.len() - 1].0, answer[0].1.unwrap_or_default());
+            assert!(TOKENIZER.is_special(last) && idx < conversation.messages.len(), "{answer:?}");
+        }
         let ids = prompt.encode(&TOKENIZER).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(ids.iter().filter(|&&id| TOKENIZER.is_special(id)).count(), n_specials, "{prompt:?}");
         assert_eq!(TOKENIZER.decode(&ids), prompt.text().as_bytes());

@@ -46,8 +46,10 @@ pub(super) fn render(conversation: &Conversation) -> Result<Prompt, ChatError> {
             prompt.push_text(&format!("[INST] {} [/INST]", strip(&text)));
             expected = Role::Assistant;
         } else {
+            let start = prompt.end();
             prompt.push_text(&format!(" {} ", strip(text)));
             prompt.push_special(END);
+            prompt.mark_answer(idx, start);
             expected = Role::User;
         }
     }

@@ -110,11 +110,16 @@ pub(super) fn render_as_template(conversation: &Conversation) -> Result<Prompt, 
             }
             [] => {
                 push_header(&mut prompt, role_name(message.role));
+                let start = prompt.end();
                 prompt.push_text(strip(text_of(idx, message)?));
                 prompt.push_special(END_OF_TURN);
+                if message.role == Role::Assistant {
+                    prompt.mark_answer(idx, start);
+                }
             }
             [call] => {
                 push_header(&mut prompt, "assistant");
+                let start = prompt.end();
                 if builtin_tools.is_some_and(|tools| tools.contains(&call.name)) {
                     prompt.push_special(PYTHON_TAG);
                     prompt.push_text(&builtin_call(idx, call)?);
@@ -122,6 +127,7 @@ pub(super) fn render_as_template(conversation: &Conversation) -> Result<Prompt, 
                     prompt.push_text(&custom_call(call, conversation.tool_style)?);
                 }
                 prompt.push_special(if builtin_tools.is_some() { END_OF_MESSAGE } else { END_OF_TURN });
+                prompt.mark_answer(idx, start);
             }
             _ => return Err(ChatError::ManyToolCalls),
         }
@@ -248,6 +254,7 @@ pub(super) fn render_as_meta(conversation: &Conversation) -> Result<Prompt, Chat
     for (idx, message) in conversation.messages.iter().enumerate() {
         push_header(&mut prompt, role_name(message.role));
         prompt.cut();
+        let start = prompt.end();
         // Code for the interpreter is the one call that the model marks with the tag here.
         if message.tool_calls.iter().any(|call| call.name == CODE_INTERPRETER) {
             prompt.push_special(PYTHON_TAG);
@@ -265,6 +272,9 @@ pub(super) fn render_as_meta(conversation: &Conversation) -> Result<Prompt, Chat
         }
         let waits = message.role == Role::Assistant && message.end_of_message;
         prompt.push_special(if waits { END_OF_MESSAGE } else { END_OF_TURN });
+        if message.role == Role::Assistant {
+            prompt.mark_answer(idx, start);
+        }
     }
     if conversation.add_generation_prompt {
         push_header(&mut prompt, "assistant");
