@@ -14,12 +14,14 @@ mod linear;
 mod rope;
 mod weights;
 
-pub use cost::{activation_bytes, operations};
+pub use cost::{TrainingBytes, activation_bytes, operations, training_bytes, training_operations};
 pub use model::{Llama, Model, kv_shape};
 pub use puna_backend::{Batch, KvFormat, KvShape, PAGE_LEN, Span};
 pub use puna_checkpoint::Config;
 pub use rope::inverse_frequencies;
-pub use training::{Documents, HEAD_ROWS, Learner, Parameter, Part, Trained, Training, TrainingOptions, Visitor};
+pub use training::{
+    Documents, HEAD_ROWS, Learner, Parameter, Part, Probe, Trained, Training, TrainingOptions, Visitor,
+};
 pub use weights::LoadOptions;
 
 /// What can go wrong between a checkpoint and its logits.

@@ -6,7 +6,12 @@
 
 mod backward;
 mod gradients;
+mod probe;
 mod record;
+
+pub(crate) use backward::scratch_widths;
+pub use probe::Probe;
+pub(crate) use record::kept_width;
 
 use crate::layer::{Pass, State};
 use crate::linear::Linear;

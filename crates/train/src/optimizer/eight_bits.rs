@@ -5,6 +5,7 @@
 //! decade evenly. So a small moment keeps its magnitude beside a large one.
 
 use rayon::prelude::*;
+use std::io::{self, Read, Write};
 use std::sync::LazyLock;
 
 /// Values of a block.
@@ -80,6 +81,18 @@ impl Quantized {
         let zero = nearest(zeros.table(), 0.0);
         zeros.codes.fill(zero);
         zeros
+    }
+
+    /// Writes codes and scales.
+    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.codes)?;
+        out.write_all(bytemuck::cast_slice(&self.scales))
+    }
+
+    /// Reads as many as there are.
+    pub(super) fn read(&mut self, input: &mut dyn Read) -> io::Result<()> {
+        input.read_exact(&mut self.codes)?;
+        input.read_exact(bytemuck::cast_slice_mut(&mut self.scales))
     }
 
     /// Pieces of `n` numbers, whole blocks.
