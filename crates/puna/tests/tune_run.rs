@@ -138,7 +138,10 @@ fn a_full_disk_leaves_the_older_checkpoint() {
     let mut shell = std::process::Command::new("sh");
     let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
     shell.args(["-c", script, env!("CARGO_BIN_EXE_puna")]).args(setup.args(&out, &["--resume"]));
-    model::run(&mut shell, b"").refused(&["state.bin", "File too large"]);
+    let failed = model::run(&mut shell, b"");
+    assert_eq!(failed.code, Some(2), "{failed}");
+    let message = failed.stderr.lines().last().unwrap();
+    assert!(message.starts_with("error: ") && message.contains("state.bin: File too large"), "{failed}");
     assert!(out.join("checkpoints/step-00000006").is_dir());
     setup.tune(&out, &["--resume"]).succeeded();
     assert!(adapter(&out) == adapter(&whole));
