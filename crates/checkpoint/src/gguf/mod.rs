@@ -8,5 +8,6 @@ mod writer;
 pub use crate::safetensors::Declaration;
 pub use header::{Dims, Header, HeaderError, TensorInfo, Value, ValueType};
 pub use metadata::metadata;
-pub(crate) use model::{open, open_bytes};
+pub use model::from_bytes;
+pub(crate) use model::open;
 pub use writer::{MetadataValue, Writer};
