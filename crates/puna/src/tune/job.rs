@@ -6,6 +6,7 @@ use crate::prompt::Choice;
 use crate::show;
 use anyhow::{Context, Result, bail};
 use puna_checkpoint::Checkpoint;
+use puna_checkpoint::synth::{self, Shape};
 use puna_cpu::Cpu;
 use puna_text::Date;
 use puna_text::chat::Dialect;
@@ -253,6 +254,17 @@ fn tell(source: &Source, counts: Counts) {
 }
 
 /// Random weights of these sizes, with this vocabulary.
-fn write_initial(_sizes: &Path, _tokenizer: &Path, _out: &Path, _seed: u64) -> Result<()> {
-    todo!()
+fn write_initial(sizes: &Path, tokenizer: &Path, out: &Path, seed: u64) -> Result<()> {
+    let place = sizes.display().to_string();
+    let json = std::fs::read_to_string(sizes).with_context(|| place.clone())?;
+    let name = sizes.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+    let shape = Shape::from_json(&name, &json).with_context(|| place.clone())?;
+    let vocabulary = puna_session::gguf_vocabulary(&puna_session::load_tokenizer(tokenizer)?, tokenizer)?;
+    let bar = show::byte_bar("writing", 0);
+    synth::write_initial(&shape, &vocabulary, None, out, seed, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    Ok(())
 }
