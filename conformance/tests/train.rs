@@ -3,21 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use puna_checkpoint::{LayerTensor, Name};
-use puna_conformance::{models, read};
+use puna_conformance::{golden as json, models, numbers, read};
 use puna_cpu::Cpu;
 use puna_llama::{AdapterSource, Learner, Part, Trained, Training, TrainingOptions};
 use puna_train::{AdamW, Batch, MomentFormat, Pairs, Schedule, Shape, Trainer, TrainerOptions, score};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeMap;
-
-fn json(name: &str) -> Value {
-    serde_json::from_slice(&read(&format!("bard/golden/train/{name}"))).unwrap()
-}
-
-fn numbers(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
-}
 
 /// The tensors of a file, all f32.
 fn tensors(name: &str) -> BTreeMap<String, Vec<f32>> {
