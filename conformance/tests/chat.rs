@@ -2,15 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use puna_conformance::read;
+use puna_conformance::{golden, numbers, read, read_json};
 use puna_text::chat::{Content, Conversation, Dialect, Message, Role, ToolCall, render};
 use puna_text::template::{SpecialTokens, Template, is_llama31};
 use puna_text::{TokenId, Tokenizer};
-use serde_json::Value;
-
-fn read_json(path: &str) -> Value {
-    serde_json::from_slice(&read(path)).unwrap()
-}
 
 fn llama3() -> Tokenizer {
     Tokenizer::from_tiktoken(&read("llama3-tokenizer/tokenizer.model")).unwrap()
@@ -111,7 +106,7 @@ fn meta_dialect_is_the_reference_encoders() {
         });
         let prompt = render(&Conversation::new(messages.collect()), Dialect::Meta).unwrap();
         assert_eq!(prompt.text(), vector["text"].as_str().unwrap(), "{}", vector["name"]);
-        let ids: Vec<TokenId> = serde_json::from_value(vector["ids"].clone()).unwrap();
+        let ids: Vec<TokenId> = numbers(&vector["ids"]);
         assert_eq!(prompt.encode(&tokenizer).unwrap(), ids, "{}", vector["name"]);
     }
 }
@@ -121,14 +116,14 @@ fn meta_dialect_is_the_reference_encoders() {
 fn trained_chats_have_the_ids_of_their_prompts() {
     // Whole examples as they were trained on: the template's rendering, tokenized by transformers.
     let tokenizer = Tokenizer::from_tokenizer_json(&read("bard/hf/tokenizer.json")).unwrap();
-    let examples = read_json("bard/golden/train/sft.json");
+    let examples = golden("sft.json");
     let examples = examples.as_array().or_else(|| examples["examples"].as_array()).expect("a list of examples");
     assert_eq!(examples.len(), 16);
     for example in examples {
         let mut conversation: Conversation =
             serde_json::from_value(serde_json::json!({"messages": example["messages"]})).unwrap();
         conversation.add_generation_prompt = false;
-        let ids: Vec<TokenId> = serde_json::from_value(example["ids"].clone()).unwrap();
+        let ids: Vec<TokenId> = numbers(&example["ids"]);
         let text = String::from_utf8(tokenizer.decode(&ids)).unwrap();
         let date = text.split("Today Date: ").nth(1).and_then(|rest| rest.split('\n').next());
         conversation.date = date.unwrap_or_default().to_owned();

@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use puna_conformance::{models, read};
+use puna_conformance::{golden, models, numbers, read};
+use puna_text::Tokenizer;
 use puna_text::chat::Dialect;
-use puna_text::{TokenId, Tokenizer};
 use puna_train::data::{Encoder, Format, Limit, Options, Overlong, Trained, examples, open, pairs};
-use serde_json::Value;
 
 fn tokenizer() -> Tokenizer {
     Tokenizer::from_tokenizer_json(&read("bard/hf/tokenizer.json")).unwrap()
@@ -18,14 +17,6 @@ fn encoder(tokenizer: &Tokenizer) -> Encoder<'_> {
     Encoder::new(tokenizer, options)
 }
 
-fn golden(name: &str) -> Vec<Value> {
-    serde_json::from_slice(&read(&format!("bard/golden/train/{name}"))).unwrap()
-}
-
-fn ids(value: &Value) -> Vec<TokenId> {
-    serde_json::from_value(value.clone()).unwrap()
-}
-
 #[test]
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn examples_have_the_ids_and_masks_of_the_reference() {
@@ -35,10 +26,11 @@ fn examples_have_the_ids_and_masks_of_the_reference() {
     let limit = Limit::new(512, Overlong::Error, 0).unwrap();
     let loaded = examples(&source, &encoder(&tokenizer), &limit).unwrap().items;
     let golden = golden("sft.json");
+    let golden = golden.as_array().unwrap();
     assert_eq!((loaded.len(), golden.len()), (16, 16));
-    for (example, golden) in loaded.iter().zip(&golden) {
-        assert_eq!(example.ids, ids(&golden["ids"]), "{}", example.origin);
-        let mask: Vec<u32> = ids(&golden["mask"]);
+    for (example, golden) in loaded.iter().zip(golden) {
+        assert_eq!(example.ids, numbers(&golden["ids"]), "{}", example.origin);
+        let mask = numbers(&golden["mask"]);
         let trained: Vec<u32> = example.trained.iter().map(|trained| u32::from(*trained)).collect();
         assert_eq!(trained, mask, "{}", example.origin);
     }
@@ -54,10 +46,11 @@ fn pairs_have_the_ids_of_the_reference() {
     let limit = Limit::new(512, Overlong::Error, 0).unwrap();
     let loaded = pairs(&source, &encoder(&tokenizer), &limit).unwrap().items;
     let golden = golden("dpo-pairs.json");
+    let golden = golden.as_array().unwrap();
     assert_eq!((loaded.len(), golden.len()), (8, 8));
-    for (pair, golden) in loaded.iter().zip(&golden) {
-        assert_eq!(pair.prompt, ids(&golden["prompt_ids"]), "{}", pair.origin);
-        assert_eq!(pair.chosen, ids(&golden["chosen_ids"]), "{}", pair.origin);
-        assert_eq!(pair.rejected, ids(&golden["rejected_ids"]), "{}", pair.origin);
+    for (pair, golden) in loaded.iter().zip(golden) {
+        assert_eq!(pair.prompt, numbers(&golden["prompt_ids"]), "{}", pair.origin);
+        assert_eq!(pair.chosen, numbers(&golden["chosen_ids"]), "{}", pair.origin);
+        assert_eq!(pair.rejected, numbers(&golden["rejected_ids"]), "{}", pair.origin);
     }
 }

@@ -1,6 +1,6 @@
 //! Logits, continuations and likelihoods against transformers in f32, with every instruction set of this processor.
 
-use puna_conformance::{models, read};
+use puna_conformance::{models, numbers, read, read_json};
 use puna_cpu::{Cpu, Instructions};
 use puna_engine::sampler::{argmax, log_probability};
 use puna_engine::{Engine, Sequence};
@@ -32,13 +32,12 @@ struct Golden {
 
 impl Golden {
     fn read(name: &str) -> Golden {
-        let file = |extension: &str| read(&format!("bard/golden/{name}.{extension}"));
-        Golden { json: serde_json::from_slice(&file("json")).expect("JSON"), tensors: file("safetensors") }
+        let path = format!("bard/golden/{name}");
+        Golden { json: read_json(&format!("{path}.json")), tensors: read(&format!("{path}.safetensors")) }
     }
 
     fn ids(&self, prompt: &str, key: &str) -> Vec<u32> {
-        let ids = self.json[prompt][key].as_array().expect("an array");
-        ids.iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+        numbers(&self.json[prompt][key])
     }
 
     fn logits(&self, key: &str) -> Vec<f32> {
@@ -159,7 +158,7 @@ fn mean_kl(found: &[f32], expected: &[f32], vocab_size: usize) -> f64 {
 #[test]
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn logits_of_gguf_forms() {
-    let types: Value = serde_json::from_slice(&read("bard/golden/gguf-types.json")).expect("JSON");
+    let types = read_json("bard/golden/gguf-types.json");
     for (set, name) in on_every_set(types.as_object().expect("an object").keys()) {
         let golden = Golden::read(&format!("gguf-{name}"));
         let mut engine = engine(&format!("gguf/{name}.gguf"), KvFormat::F16, set, 2, 512);

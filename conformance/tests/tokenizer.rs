@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-use puna_conformance::read;
+use puna_conformance::{numbers, read};
 use puna_text::{GgufVocabulary, TokenId, Tokenizer, Trainer, TrainerOptions};
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -28,8 +28,7 @@ fn vectors() -> Vec<(String, Vec<TokenId>)> {
         .lines()
         .map(|line| {
             let vector: Value = serde_json::from_str(line).unwrap();
-            let ids = vector["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as TokenId).collect();
-            (vector["text"].as_str().unwrap().to_owned(), ids)
+            (vector["text"].as_str().unwrap().to_owned(), numbers(&vector["ids"]))
         })
         .collect()
 }

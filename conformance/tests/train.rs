@@ -4,20 +4,12 @@
 
 use puna_checkpoint::adapter::{self, Adapter, LowRank, Settings};
 use puna_checkpoint::{Config, LayerTensor, Name};
-use puna_conformance::{models, read};
+use puna_conformance::{golden as json, models, numbers};
 use puna_cpu::Cpu;
 use puna_llama::{Learner, Part, Trained, Training, TrainingOptions};
 use puna_train::{AdamW, Batch, MomentFormat, Pairs, Schedule, Shape, Trainer, TrainerOptions, score};
 use serde_json::Value;
 use std::collections::BTreeMap;
-
-fn json(name: &str) -> Value {
-    serde_json::from_slice(&read(&format!("bard/golden/train/{name}"))).unwrap()
-}
-
-fn numbers(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
-}
 
 fn adapter(name: &str, config: &Config) -> Adapter {
     adapter::open(&models().join("bard/golden/train").join(name), config).unwrap()

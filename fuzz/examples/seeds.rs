@@ -43,6 +43,7 @@ fn main() {
     texts();
     conversations();
     rows();
+    parquet();
     templates();
 }
 
@@ -296,6 +297,107 @@ fn rows() {
     for (name, choice, text) in seeds {
         put("rows", name, [&[choice], text.as_bytes()].concat());
     }
+}
+
+fn parquet() {
+    // A conversation of two turns and one without any, levels first: where a list begins, and what is not null.
+    let levels = [runs(&[(1, 0), (1, 1), (1, 0)]), runs(&[(2, 2), (1, 0)])];
+    let level_lens = levels.each_ref().map(Vec::len);
+    let bytes =
+        |texts: &[&str]| texts.iter().flat_map(|text| [&le(text.len())[..], text.as_bytes()].concat()).collect();
+    let [roles, contents]: [Vec<u8>; 2] = [bytes(&["user", "assistant"]), bytes(&["u", "a"])];
+    let with_levels = |values: &[u8]| {
+        let [repetitions, definitions] = &levels;
+        [&le(repetitions.len())[..], repetitions, &le(definitions.len()), definitions, values].concat()
+    };
+    let values_header = |encoding| structure(5 - 3, &[int(1, 3), int(1, encoding), int(1, 3), int(1, 3)]);
+    let plain = |values: &[u8]| page(0, with_levels(values), 0, values_header(0));
+    put("parquet", "plain", parquet_file(0, [plain(&roles), plain(&contents)], false));
+
+    // Places of one bit in a dictionary; a copy of nothing but one literal is Snappy too.
+    let snappy = |bytes: &[u8]| [&[bytes.len() as u8, (bytes.len() as u8 - 1) << 2][..], bytes].concat();
+    let dictionary = |values: &[u8]| page(2, snappy(values), values.len(), structure(7 - 3, &[int(1, 2), int(1, 0)]));
+    let places = [vec![1], vec![3, 0b10]].concat();
+    let second = || {
+        let [repetitions, definitions] = level_lens.map(|len| len as i64);
+        let header = [int(1, 3), int(1, 1), int(1, 2), int(1, 8), int(1, definitions), int(1, repetitions)];
+        let body = [levels.concat(), snappy(&places)].concat();
+        page(3, body, levels.concat().len() + places.len(), structure(8 - 3, &header))
+    };
+    let columns = [roles, contents].map(|values| [dictionary(&values), second()].concat());
+    put("parquet", "dictionary", parquet_file(1, columns, true));
+}
+
+/// A file of conversations: two columns of two rows.
+fn parquet_file(codec: i64, columns: [Vec<u8>; 2], is_dictionary: bool) -> Vec<u8> {
+    let mut file = b"PAR1".to_vec();
+    let chunks = columns.map(|column| {
+        let (start, len) = (file.len() as i64, column.len() as i64);
+        file.extend(column);
+        let mut metadata = vec![int(1, 6), int(4 - 1, codec), int(1, 3), int(1, len), int(1, len), int(2, start)];
+        metadata.extend(is_dictionary.then(|| int(2, start)));
+        [int(2, 0), structure(1, &metadata)].concat()
+    });
+    // Type, repetition, name, children, meaning.
+    let group = |repetition, name: &str, n, meaning: Option<i64>| {
+        let meaning = meaning.map(|meaning| int(1, meaning));
+        [int(3, repetition), binary(1, name), int(1, n), meaning.unwrap_or_default()].concat()
+    };
+    let text = |name| [int(1, 6), int(2, 1), binary(1, name), int(2, 0)].concat();
+    let schema = [
+        group(0, "rows", 1, None),
+        group(0, "messages", 1, Some(3)),
+        group(2, "list", 1, None),
+        group(0, "element", 2, None),
+        text("role"),
+        text("content"),
+    ];
+    let row_group = [list(1, &chunks), int(1, 0), int(1, 2)].concat();
+    let mut footer = [int(1, 2), list(1, &schema), int(1, 2), list(1, &[row_group])].concat();
+    footer.push(0);
+    [file, footer.clone(), le(footer.len()).to_vec(), b"PAR1".to_vec()].concat()
+}
+
+/// A page of a kind, of so many bytes when unpacked (0: as many as there are).
+fn page(kind: i64, body: Vec<u8>, len: usize, header: Vec<u8>) -> Vec<u8> {
+    let len = if len == 0 { body.len() } else { len };
+    [int(1, kind), int(1, len as i64), int(1, body.len() as i64), header, vec![0], body].concat()
+}
+
+/// Runs of equal levels of at most 8 bits.
+fn runs(runs: &[(u8, u8)]) -> Vec<u8> {
+    runs.iter().flat_map(|&(n, level)| [n << 1, level]).collect()
+}
+
+fn le(len: usize) -> [u8; 4] {
+    (len as u32).to_le_bytes()
+}
+
+/// Fields in Thrift's compact protocol, each so much behind the one before.
+fn int(delta: u8, int: i64) -> Vec<u8> {
+    let mut rest = ((int << 1) ^ (int >> 63)) as u64;
+    let mut bytes = vec![delta << 4 | 6];
+    while rest > 0x7F {
+        bytes.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(rest as u8);
+    bytes
+}
+
+fn binary(delta: u8, text: &str) -> Vec<u8> {
+    [&[delta << 4 | 8, text.len() as u8][..], text.as_bytes()].concat()
+}
+
+fn structure(delta: u8, fields: &[Vec<u8>]) -> Vec<u8> {
+    [vec![delta << 4 | 12], fields.concat(), vec![0]].concat()
+}
+
+/// Of structures, at most 14.
+fn list(delta: u8, items: &[Vec<u8>]) -> Vec<u8> {
+    let head = vec![delta << 4 | 9, (items.len() as u8) << 4 | 12];
+    let items = items.iter().flat_map(|item| [&item[..], &[0]].concat());
+    head.into_iter().chain(items).collect()
 }
 
 fn templates() {

@@ -25,7 +25,12 @@ const WIDTH: usize = 256;
 const HEIGHT: usize = 96;
 
 /// Tasks for each thread, that they may end together.
-const TASKS_PER_THREAD: usize = 4;
+const TASKS_PER_THREAD: usize = 3;
+
+/// Columns and rows of a task: the first that make enough of them, or else the last. Smaller ones pack the right factor, and
+/// copy the left, more often.
+const CUTS: [(usize, usize); 5] =
+    [(WIDTH, usize::MAX), (WIDTH, HEIGHT), (WIDTH / 4, HEIGHT), (WIDTH / 4, HEIGHT / 2), (WIDTH / 4, HEIGHT / 4)];
 
 /// A matrix of f32 in whatever order: element `(i, j)` is `data[i · row + j · col]`.
 #[derive(Clone, Copy)]
@@ -57,6 +62,10 @@ pub(crate) trait Right: Sync {
     /// Writes some rows and columns to `out`, `[panel][row][width]`: panels of `width` columns, the last one filled up with
     /// zeros.
     fn pack(&self, rows: Range<usize>, cols: Range<usize>, width: usize, out: &mut [f32]);
+    /// Packed columns are a multiple of this, but for the last.
+    fn step(&self) -> usize {
+        1
+    }
 }
 
 impl Right for View<'_> {
@@ -93,6 +102,10 @@ pub(crate) struct Weights<'a> {
 }
 
 impl Right for Weights<'_> {
+    fn step(&self) -> usize {
+        self.table.format.info().block_elems
+    }
+
     fn pack(&self, rows: Range<usize>, cols: Range<usize>, width: usize, out: &mut [f32]) {
         let mut decoded = [0.0; WIDTH];
         let decoded = &mut decoded[..cols.len()];
@@ -142,14 +155,20 @@ pub(crate) fn add(pool: &Pool, instructions: Instructions, product: &Product<'_>
     let Product { rows, cols, .. } = *product;
     assert_eq!(out.len(), rows * cols, "gemm: shapes");
     let wanted = TASKS_PER_THREAD * pool.n_threads();
-    let n_wide = cols.div_ceil(WIDTH);
-    // Where columns alone are too few tasks, rows are cut too, at the cost of packing the right factor more often.
-    let n_high = wanted.div_ceil(n_wide.max(1)).min(rows.div_ceil(HEIGHT));
-    let each = rows.div_ceil(n_high.max(1));
+    let (mut wide, mut n_high) = (WIDTH, 1);
+    for (width, height) in CUTS {
+        wide = width.max(product.right.step());
+        // As few pieces of rows as make enough tasks, none below the height.
+        n_high = wanted.div_ceil(cols.div_ceil(wide).max(1)).min(rows.div_ceil(height)).max(1);
+        if cols.div_ceil(wide) * n_high >= wanted {
+            break;
+        }
+    }
+    let each = rows.div_ceil(n_high);
     let out = Out { data: SharedMut::new(out), start: 0, stride: cols };
-    pool.run(n_wide * n_high, &|task| {
-        let (wide, high) = (task / n_high, task % n_high);
-        let cols = wide * WIDTH..cols.min((wide + 1) * WIDTH);
+    pool.run(cols.div_ceil(wide) * n_high, &|task| {
+        let (i, high) = (task / n_high, task % n_high);
+        let cols = i * wide..cols.min((i + 1) * wide);
         let rows = (high * each).min(rows)..rows.min((high + 1) * each);
         SCRATCH.with_borrow_mut(|scratch| add_part(instructions, product, rows, cols, out, scratch));
     });

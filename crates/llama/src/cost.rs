@@ -1,7 +1,7 @@
 //! What a model takes: operations to hold measured times against, and memory beside the weights.
 
 use crate::layer::{KEPT, activation_widths};
-use crate::training::{HEAD_ROWS, TrainingOptions, kept_width, scratch_widths};
+use crate::training::{TrainingOptions, head_rows, kept_width, scratch_widths};
 use puna_checkpoint::{Config, Name};
 
 /// Floating-point operations that are useful for `n` tokens of one sequence behind `start` others, with logits for
@@ -54,7 +54,7 @@ pub fn training_bytes(config: &Config, n_parameters: u64, options: TrainingOptio
         gradients: 4 * n_parameters,
         record: if options.recompute { kept + n * n_layers * config.dim as u64 } else { kept * n_layers },
         activations: n * (sum(&activation_widths(config)) + sum(&scratch_widths(config)) + keys_and_values as u64),
-        logits: 4 * (HEAD_ROWS.min(options.max_tokens) * config.vocab_size) as u64,
+        logits: 4 * (head_rows(config, options.max_tokens) * config.vocab_size) as u64,
     }
 }
 

@@ -19,9 +19,7 @@ pub use model::{Llama, Model, kv_shape};
 pub use puna_backend::{Batch, KvFormat, KvShape, PAGE_LEN, Span};
 pub use puna_checkpoint::Config;
 pub use rope::inverse_frequencies;
-pub use training::{
-    Documents, HEAD_ROWS, Learner, Parameter, Part, Probe, Trained, Training, TrainingOptions, Visitor,
-};
+pub use training::{Documents, Learner, Parameter, Part, Probe, Trained, Training, TrainingOptions, Visitor};
 pub use weights::LoadOptions;
 
 /// What can go wrong between a checkpoint and its logits.

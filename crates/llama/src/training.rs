@@ -23,8 +23,13 @@ use puna_backend::{Batch, Gradients, KvFormat, KvShape, PAGE_LEN, Span};
 use puna_checkpoint::{Checkpoint, LayerTensor, Name, Tensor, adapter::Adapter};
 use record::{Dropout, Record, Watch};
 
-/// Labelled tokens whose logits are computed together: `[HEAD_ROWS, vocab_size]` is all of them that there ever is.
-pub const HEAD_ROWS: usize = 128;
+/// Logits that are computed together at most, of some labelled tokens: there are never more of them in memory.
+const LOGITS: usize = 1 << 24;
+
+/// Labelled tokens whose logits are computed together.
+pub(crate) fn head_rows(config: &Config, max_tokens: usize) -> usize {
+    (LOGITS / config.vocab_size).clamp(1, max_tokens)
+}
 
 /// Documents of a training pass and what is asked about them.
 #[derive(Clone, Copy, Debug)]
@@ -211,12 +216,15 @@ impl<B: Gradients> Training<B> {
     ) -> Result<(), Error> {
         let (backend, eps) = (back.backend, self.config.norm_eps);
         let (s, d, weights) = (&mut self.state, &mut self.scratch, &self.weights);
-        let mut logits = backend.activations(HEAD_ROWS.min(documents.rows.len()), self.config.vocab_size)?;
+        let head_rows = head_rows(&self.config, self.max_tokens);
+        let n_rows = head_rows.min(documents.rows.len());
+        let mut logits = backend.activations(n_rows, self.config.vocab_size)?;
+        let uncounted = vec![0.0; n_rows];
         if coefficients.is_some() {
             backend.zero(documents.ids.len(), &mut d.x);
         }
-        for (i, rows) in documents.rows.chunks(HEAD_ROWS).enumerate() {
-            let (n, first) = (rows.len(), i * HEAD_ROWS);
+        for (i, rows) in documents.rows.chunks(head_rows).enumerate() {
+            let (n, first) = (rows.len(), i * head_rows);
             backend.gather(&s.x, rows, &mut s.block);
             backend.rms_norm(&s.block, &weights.output_norm, eps, &mut s.normed);
             backend.matmul(&s.normed, &weights.output.weight, &mut logits);
@@ -224,7 +232,7 @@ impl<B: Gradients> Training<B> {
                 weights.output.add_adapters(backend, &s.normed, n, &mut logits)?;
             }
             let labels = &documents.labels[first..first + n];
-            let counted = coefficients.map_or(&[0.0; HEAD_ROWS][..n], |coefficients| &coefficients[first..first + n]);
+            let counted = coefficients.map_or(&uncounted[..n], |coefficients| &coefficients[first..first + n]);
             backend.log_softmax_backward(&mut logits, labels, counted, log_probabilities);
             if coefficients.is_none() {
                 continue;

@@ -2,6 +2,7 @@
 
 use crate::{AdamW, Batch, MomentFormat, Moments, Preference, Schedule, Step};
 use puna_llama::{Error, Learner};
+use rayon::prelude::*;
 
 /// How weights are changed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -143,7 +144,10 @@ impl Trainer {
     ) -> Result<Progress, Error> {
         let mut square = 0f64;
         learner.for_each(&mut |_, _, gradient| {
-            square += gradient.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+            // Pieces in their order, whoever adds them up.
+            let of_piece = |piece: &[f32]| piece.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+            let pieces: Vec<f64> = gradient.par_chunks(1 << 14).map(of_piece).collect();
+            square += pieces.into_iter().sum::<f64>();
         })?;
         let gradient_norm = square.sqrt();
         self.n_steps += 1;

@@ -7,7 +7,7 @@ use crate::share::SharedMut;
 use crate::simd::{Kernel, Simd};
 
 /// Columns that a task adds up over all tokens, or scatters: a few cache lines of each row.
-const COLUMNS: usize = 256;
+const COLUMNS: usize = 64;
 
 pub(super) fn rms_norm(
     cpu: &Cpu,
@@ -167,6 +167,9 @@ pub(super) fn log_softmax(
     });
 }
 
+/// Exponentials whose sum is taken in f32.
+const PIECE: usize = 256;
+
 /// Of one row; gives the target's log-probability.
 struct LogSoftmax<'a> {
     logits: &'a mut [f32],
@@ -184,7 +187,7 @@ impl Kernel for LogSoftmax<'_> {
         let of_target = logits[target] - largest;
         // Piece by piece, and those in f64: a hundred thousand terms in f32 would lose digits that a loss shows.
         let mut total = 0f64;
-        for piece in logits.chunks_mut(COLUMNS) {
+        for piece in logits.chunks_mut(PIECE) {
             let mut sums = s.splat_f32(0.0);
             let mut vectors = piece.chunks_exact_mut(S::LANES);
             for vector in vectors.by_ref() {

@@ -68,7 +68,7 @@ pub fn run(args: Args) -> Result<()> {
             writeln!(out, "\n")?;
         }
     }
-    eprintln!("{} · format: {}", data.splits.train, data.chat_format);
+    eprintln!("{} · chat format: {}", data.splits.train, data.chat_format);
     Ok(())
 }
 

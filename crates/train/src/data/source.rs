@@ -4,23 +4,25 @@
 //! are text. What its rows mean is told by their keys.
 
 mod json;
-#[cfg(feature = "parquet")]
 mod parquet;
 
 use super::fault::{DataError, Fault, Origin, Place};
 use super::format::Format;
 use flate2::bufread::MultiGzDecoder;
 use json::{JsonArray, JsonLines};
+use parquet::ParquetRows;
 use serde_json::{Map, Value};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// So many rows of a file are looked at to tell its format.
 const PROBED_ROWS: usize = 100;
+/// A longer row is none: a file without line ends would be read as a whole.
+const MAX_ROW_BYTES: usize = 64 << 20;
 /// A longer text file has to be cut by whoever wrote it: it is tokenized as a whole.
 const MAX_TEXT_BYTES: u64 = 1 << 30;
 
@@ -220,6 +222,13 @@ pub(super) fn json_rows(reader: Box<dyn BufRead>, file: Arc<str>, is_array: bool
     if is_array { Box::new(JsonArray::new(reader, file)) } else { Box::new(JsonLines::new(reader, file)) }
 }
 
+/// Rows of a Parquet file of `len` bytes.
+pub(super) fn parquet_rows(file: impl Read + Seek + 'static, len: u64, name: Arc<str>) -> Result<Rows, DataError> {
+    let rows = ParquetRows::new(file, len, name.clone());
+    let rows = rows.map_err(|problem| DataError::Source { path: name.to_string(), problem })?;
+    Ok(Box::new(rows))
+}
+
 impl DataFile {
     fn open(path: PathBuf, format: Option<Format>) -> Result<DataFile, DataError> {
         let name: Arc<str> = path.display().to_string().into();
@@ -266,13 +275,10 @@ impl DataFile {
             Container::JsonLines | Container::JsonArray => {
                 Ok(json_rows(self.reader()?, self.name.clone(), self.container == Container::JsonArray))
             }
-            #[cfg(feature = "parquet")]
-            Container::Parquet => parquet::rows(&self.path, self.name.clone()),
-            #[cfg(not(feature = "parquet"))]
             Container::Parquet => {
-                let problem =
-                    "expected JSON Lines, a JSON array or text, found Parquet, which this puna was built without";
-                Err(source_error(&self.path, problem.to_owned()))
+                let file = File::open(&self.path).map_err(|error| read_error(&self.path, error))?;
+                let len = file.metadata().map_err(|error| read_error(&self.path, error))?.len();
+                parquet_rows(file, len, self.name.clone())
             }
             Container::Text => Ok(Box::new(std::iter::once(self.text()))),
         }

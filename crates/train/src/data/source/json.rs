@@ -1,13 +1,10 @@
 //! Rows in JSON: one a line, or the items of an array. Neither holds more than one row in memory.
 
-use super::Row;
+use super::{MAX_ROW_BYTES, Row};
 use crate::data::fault::{DataError, Fault, Origin, Place};
 use serde_json::Value;
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
-
-/// A longer row is none: a file without line ends would be read as a whole.
-const MAX_ROW_BYTES: usize = 64 << 20;
 
 /// JSON Lines. Empty lines are passed over.
 pub(super) struct JsonLines {
