@@ -1,6 +1,7 @@
-//! `puna tune`: fine-tuning. So far its data, to be looked at before anything is trained.
+//! `puna tune`: fine-tuning. So far its data, to be looked at before anything is trained, and the log of a run.
 
 mod check;
+mod log;
 mod show;
 
 use crate::prompt::{ChatArgs, ChatFormat};
@@ -12,12 +13,13 @@ use puna_text::{Date, Tokenizer};
 use puna_train::data::{self, Encoder, Format, Limit, Options, Overlong, Splits, Trained};
 use std::path::PathBuf;
 
-/// Look at data to fine-tune a model on
+/// Look at data to fine-tune a model on, and at how that goes
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   puna tune check data.jsonl -m ./Llama-3.1-8B-Instruct
-  puna tune show data.jsonl -m ./Llama-3.1-8B-Instruct -n 3")]
+  puna tune show data.jsonl -m ./Llama-3.1-8B-Instruct -n 3
+  puna tune log ./my-run")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -27,12 +29,14 @@ pub struct Args {
 enum Verb {
     Check(check::Args),
     Show(show::Args),
+    Log(log::Args),
 }
 
 pub fn run(args: Args) -> Result<()> {
     match args.verb {
         Verb::Check(args) => check::run(args),
         Verb::Show(args) => show::run(args),
+        Verb::Log(args) => log::run(args),
     }
 }
 
