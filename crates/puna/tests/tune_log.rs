@@ -5,12 +5,22 @@
 mod model;
 
 use model::{Files, Run, puna, text};
+#[cfg(unix)]
+use model::{binary, wait};
 use puna_train::log::{
     Checkpoint, End, FILE_NAME, Method, Objective, Outcome, Record, Resume, Start, Step, Valid, Warning, Writer,
+};
+#[cfg(unix)]
+use rustix::{
+    fs::{Mode, OFlags},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
 };
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+#[cfg(unix)]
+use std::{fs::File, io::Read, process::Stdio};
 
 fn start(objective: Objective) -> Record {
     Record::Start(Start {
@@ -102,7 +112,87 @@ fn the_terminal_shows_a_run() {
     assert_eq!(again.stdout.split_once('\n').unwrap().1, expected.split_once('\n').unwrap().1);
 }
 
-const SHOWN: &str = "";
+const SHOWN: &str = "
+RUN · finished
+model       models/tiny.gguf
+data        data.jsonl · 160 sequences and 20,480 tokens an epoch
+training    LoRA, SFT · 5,120 parameters trained
+device      CPU, AVX2, 2 threads
+started     28 Nov 2026 (UTC) with puna 0.1.0
+progress    step 120 of 120 · epoch 3.00 of 3
+speed       1,024 tokens/s · 61,440 tokens so far
+time        1 min 0 s in steps · 1 min 15 s in all
+loss        1.0880 · mean over about 10 steps
+validation  1.4500 after step 120 · the best was 1.4000 after step 90
+
+     │⢀⡀·⡀
+     │ ⠈⠊⠘⠒⣄⡀
+ 2.5 ┤  ····⠈⠒⣄⡀
+     │     ····⠈⠑⣄⣀
+     │     ·· · ···⠑⣄⣀
+     │        · ·· ···⠑⠤⢄⡀
+ 2.0 ┤           · ·· · ○⠈⠢⠤⣀
+     │              · ·  ·   ⠉⠒⠢⣀⣀
+     │                 · ·  ·  · ·⠉⠱⠤⢄⡀·
+ 1.5 ┤                    ·  · ·  ··  ⠈⠉⠉⠢⠒○⢄⣀⣀ ··  ·  ·     ●                 ○
+     │                          ·  · ·· ·· ·· ·⠑⠊⠑⠢⠤⠢⢄⣀⢄⡀⢀⡀ ·· ·· ·· ··  ·  ·  ·
+     │                                ·  ·  · ·· ·· ····⠈⠁⠈⠉⠉⠉⠉⠒⠑⠒⠔⠒⠒⠤⠔⠤⣀⠤⠤⣀⡠⢄⣀⡠
+ 1.0 ┤                                      ·  ·  ·   ·  ·  ·· · ·· ·· ·  ·  ·
+     │                                                         ·  ·  ·  ·  ·  ·
+     └┬───────────┬───────────┬────────────┬───────────┬───────────┬───────────┬
+step  0          20          40           60          80          100        120
+      ⠒⠒ training loss, mean over about 10 steps   ·· single steps
+      ○ validation   ● the best
+
+validation
+  after step        loss
+          30      2.0000
+          60      1.5000
+          90      1.4000  ● the best
+         120      1.4500
+";
+
+/// What a terminal of so many columns is sent.
+#[cfg(unix)]
+fn on_terminal(run: &Path, columns: u16, no_color: &str) -> String {
+    let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&screen).unwrap();
+    unlockpt(&screen).unwrap();
+    let name = ptsname(&screen, Vec::new()).unwrap();
+    let output = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    tcsetwinsize(&output, Winsize { ws_row: 40, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let mut command = binary();
+    command.args(["tune", "log", text(run)]).env("NO_COLOR", no_color).stdin(Stdio::null()).stdout(output);
+    let mut child = command.spawn().unwrap();
+    // The terminal ends with the last program that holds it; Linux calls that an error.
+    drop(command);
+    let mut sent = Vec::new();
+    let _ = File::from(screen).read_to_end(&mut sent);
+    assert_eq!(wait(&mut child, "tune log"), Some(0));
+    String::from_utf8(sent).unwrap().replace("\r\n", "\n")
+}
+
+#[test]
+#[cfg(unix)]
+fn a_terminal_has_colours_and_a_width() {
+    let files = Files::new();
+    let elsewhere = shown(&files, "run", &whole(), &[]).succeeded().stdout;
+    let sent = on_terminal(&files.path("run"), 80, "");
+    assert_ne!(sent, elsewhere);
+    for colour in ["\u{1b}[1m", "\u{1b}[2m", "\u{1b}[33m", "\u{1b}[36m", "\u{1b}[0m"] {
+        assert!(sent.contains(colour), "{sent}");
+    }
+    let mut parts = sent.split("\u{1b}[");
+    let first = parts.next().unwrap().to_owned();
+    let plain = parts.fold(first, |plain, part| plain + part.split_once('m').unwrap().1);
+    assert_eq!(plain, elsewhere);
+    assert_eq!(on_terminal(&files.path("run"), 80, "1"), elsewhere);
+    for (columns, width) in [(132, 132), (60, 60), (7, 40)] {
+        let sent = on_terminal(&files.path("run"), columns, "1");
+        let axis = sent.lines().find(|line| line.contains('└')).unwrap();
+        assert_eq!(axis.chars().count(), width, "{sent}");
+    }
+}
 
 #[test]
 fn json_has_figures_and_series() {
@@ -135,7 +225,7 @@ fn a_run_that_goes_on_says_for_how_long() {
     let files = Files::new();
     let mut records = whole()[..41].to_vec();
     let run = shown(&files, "run", &records, &[]).succeeded();
-    for expected in [" · running\n", "step 39 of 120 · epoch 0.98 of 3 · last record ", "about 40.5 s left"] {
+    for expected in [" · running\n", "step 39 of 120 · epoch 0.97 of 3 · last record ", "about 40.5 s left"] {
         assert!(run.stdout.contains(expected), "{expected}: {run}");
     }
     records.push(end(39, Outcome::Stopped));
@@ -149,7 +239,7 @@ fn a_run_that_goes_on_says_for_how_long() {
     assert!(run.stdout.contains("\nprogress    step 0 of 120"), "{run}");
     assert!(run.stdout.ends_with("\nno step was taken yet\n"), "{run}");
     let run = shown(&files, "one", &[start(Objective::Sft), Record::Step(step(1))], &[]).succeeded();
-    assert!(run.stdout.contains("\nstep 0"), "{run}");
+    assert!(run.stdout.contains("\nstep  0"), "{run}");
 }
 
 #[test]

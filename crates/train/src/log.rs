@@ -537,11 +537,11 @@ mod tests {
         let cases = [
             (
                 Record::Step(step(7)),
-                r#"{"event":"step","step":7,"loss":2.5,"gradient_norm":0.5,"lr":1e-5,REST,"changed":true}"#,
+                r#"{"event":"step","step":7,"loss":2.5,"gradient_norm":0.5,"lr":0.00001,REST,"changed":true}"#,
             ),
             (
                 Record::Step(Step { loss: nan, gradient_norm: infinite, changed: false, margin: Some(0.5), ..step(8) }),
-                r#"{"event":"step","step":8,"loss":null,"gradient_norm":null,"lr":1e-5,REST,"changed":false,"margin":0.5}"#,
+                r#"{"event":"step","step":8,"loss":null,"gradient_norm":null,"lr":0.00001,REST,"changed":false,"margin":0.5}"#,
             ),
             (
                 Record::Valid(Valid { step: 8, loss: 2.0, labels: 5, best: true, accuracy: None }),

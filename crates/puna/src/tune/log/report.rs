@@ -55,14 +55,15 @@ svg .between { stroke: var(--valid); stroke-opacity: 0.5; stroke-dasharray: 2 3;
 svg .valid { fill: var(--card); stroke: var(--valid); stroke-width: 1.5; } svg .best { fill: var(--valid); }
 svg .unchanged { stroke: var(--bad); stroke-width: 1.5; }
 svg .part { fill: transparent; } svg .part:hover { fill: var(--quiet); fill-opacity: 0.12; }
-.scroll { max-height: 420px; overflow: auto; }
+.scroll { max-height: 240px; overflow: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 h2 + table, h2 + .scroll { margin-top: 8px; }
 td, th { padding: 4px 12px 4px 0; text-align: left; vertical-align: top; font-weight: normal;
   border-top: 1px solid var(--line); overflow-wrap: anywhere; }
 tr:first-child td, tr:first-child th { border-top: 0; }
-.right { text-align: right; white-space: nowrap; }
-th.right { white-space: normal; }
+th { width: 1%; padding-right: 24px; white-space: nowrap; }
+.head th { position: sticky; top: 0; background: var(--card); }
+.right { text-align: right; padding-right: 24px; white-space: nowrap; }
 tr.best td { font-weight: 600; }
 footer { margin-top: 20px; font-size: 13px; }
 .narrow { display: none !important; }
@@ -293,7 +294,7 @@ fn cautions(summary: &Summary) -> String {
     };
     let rows: String = cautions.iter().map(row).collect();
     format!(
-        "<section class=\"card wide\"><h2 class=\"bad\">Warnings</h2>\n<div class=\"scroll\"><table>\n{rows}\
+        "<section class=\"card wide\"><h2>Warnings</h2>\n<div class=\"scroll\"><table>\n{rows}\
          </table></div></section>\n"
     )
 }
@@ -320,7 +321,7 @@ fn validations(summary: &Summary) -> String {
     let accuracy = if has_accuracy { "<th class=\"right\">accuracy</th>" } else { "" };
     format!(
         "<section class=\"card\"><h2>Validation</h2>\n<div class=\"scroll\"><table>\n\
-         <tr><th class=\"right\">after step</th><th class=\"right\">loss</th>{accuracy}<th></th></tr>\n{}\
+         <tr class=\"head\"><th class=\"right\">after step</th><th class=\"right\">loss</th>{accuracy}<td></td></tr>\n{}\
          </table></div></section>\n",
         summary.valid.iter().map(row).collect::<String>()
     )

@@ -81,8 +81,11 @@ impl Scale {
                 return ticks;
             }
         }
-        let step = rounded_up((self.high - self.low) / n.max(1) as f64);
-        let step = if self.kind == Kind::Whole { step.max(1.0) } else { step };
+        let step = match (self.kind, rounded_up((self.high - self.low) / n.max(1) as f64)) {
+            (Kind::Whole, step) => step.max(1.0),
+            (Kind::Share, _) if n >= 4 => 0.25,
+            (_, step) => step,
+        };
         let first = (self.low / step - 1e-9).ceil();
         let values = (0..=n).map(|i| (first + i as f64) * step).take_while(|value| *value <= self.high + 1e-9 * step);
         values.map(|value| Tick { value, label: self.label(value, step) }).collect()
@@ -166,7 +169,7 @@ mod tests {
         assert_eq!(labels(&Scale::from_zero([3120.0]).unwrap(), 4), ["0", "1,000", "2,000", "3,000"]);
         assert_eq!(labels(&Scale::steps(2), 5), ["0", "1", "2"]);
         assert_eq!(labels(&Scale::steps(12_500), 5), ["0", "5,000", "10,000"]);
-        assert_eq!(labels(&Scale::shares(), 5), ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]);
+        assert_eq!(labels(&Scale::shares(), 5), ["0 %", "25 %", "50 %", "75 %", "100 %"]);
         assert_eq!(labels(&Scale::logarithmic([0.02, 30.0]).unwrap(), 5), ["0.1", "1", "10"]);
         assert_eq!(labels(&Scale::logarithmic([0.3, 2.4]).unwrap(), 5), ["0.5", "1", "2"]);
         assert_eq!(labels(&Scale::logarithmic([2.2, 3.1]).unwrap(), 5), ["2.2", "2.4", "2.6", "2.8", "3.0"]);

@@ -237,9 +237,13 @@ impl Summary {
         }
         if let Some(last) = self.valid.last() {
             let mut text = format!("{} after step {}", figures::loss(last.loss), figures::count(last.step));
-            if let Some(best) = self.best() {
-                let best_at = figures::count(best.step);
-                text += &format!(" · the best was {} after step {best_at}", figures::loss(best.loss));
+            match self.best() {
+                Some(best) if best.step == last.step => text += " · the best so far",
+                Some(best) => {
+                    let best_at = figures::count(best.step);
+                    text += &format!(" · the best was {} after step {best_at}", figures::loss(best.loss));
+                }
+                None => {}
             }
             facts.push(("validation", text));
         }

@@ -73,7 +73,7 @@ impl Chart {
     pub fn svg(&self, width: f64, height: f64, class: &str) -> String {
         let y_ticks = self.y.ticks((height / 45.0) as usize);
         let longest = y_ticks.iter().map(|tick| tick.label.len()).max().unwrap_or(0).max("step".len());
-        let left = longest as f64 * CHARACTER + GAP;
+        let left = longest as f64 * CHARACTER + 1.5 * GAP;
         let frame = Frame {
             x: Scale::steps(self.last_step),
             y: &self.y,
@@ -92,7 +92,7 @@ impl Chart {
             svg += &text("end", left - GAP, y + 4.0, &tick.label);
         }
         let baseline = bottom + 17.0;
-        svg += &text("end", left - GAP, baseline, "step");
+        svg += &text("end", left - 1.5 * GAP, baseline, "step");
         let mut free = left - GAP / 2.0;
         for tick in frame.x.ticks((frame.width / 75.0) as usize) {
             let x = frame.x(tick.value);

@@ -119,7 +119,7 @@ impl Chart {
         let valid = summary.valid_points(|valid| Some(valid.loss));
         let drawn = mean.iter().chain(&valid).map(|(_, loss)| *loss);
         let y = Scale::around(drawn.chain(typical(&single).into_iter().flatten()))?;
-        let longest = y.ticks(ROWS / 3).iter().map(|tick| tick.label.len()).max().unwrap_or(0);
+        let longest = y.ticks(ROWS / 2).iter().map(|tick| tick.label.len()).max().unwrap_or(0);
         let margin = longest.max("step".len()) + 1;
         let n_columns = width - margin - 1;
         let mut chart = Chart { x: Scale::steps(last), y, cells: vec![vec![Cell::Empty; n_columns]; ROWS], margin };
@@ -186,7 +186,7 @@ impl Chart {
 
     fn draw(&self, pen: &Pen, mean_over: &str) -> String {
         let mut labels = vec![String::new(); ROWS];
-        for tick in self.y.ticks(ROWS / 3) {
+        for tick in self.y.ticks(ROWS / 2) {
             let [_, row] = self.cell(0.0, tick.value);
             labels[row] = tick.label;
         }
@@ -217,7 +217,8 @@ impl Chart {
             line[column] = '┬';
             let n = tick.label.len();
             let begin = (self.margin + 1 + column).saturating_sub(n / 2);
-            if begin >= next && begin + n <= self.margin + 1 + self.n_columns() {
+            let begin = begin.min((self.margin + 1 + self.n_columns()).saturating_sub(n));
+            if begin >= next {
                 labels += &format!("{:>1$}", tick.label, begin + n - labels.len());
                 next = labels.len() + 2;
             }
