@@ -29,9 +29,10 @@ Examples:
 pub struct Args {
     /// The directory of a run, or its log
     run: PathBuf,
-    /// What the mean loss keeps of itself at each step: from 0, which is no mean, to below 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = parse_smoothing)]
-    smoothing: f64,
+    /// What the mean loss keeps of itself at each step, from 0, which is no mean, to below 1 [default: 0.9, or more where
+    /// a hundredth of the run is more than 10 steps]
+    #[arg(long, value_name = "SHARE", value_parser = parse_smoothing)]
+    smoothing: Option<f64>,
     /// No colours; nor with the variable NO_COLOR
     #[arg(long)]
     no_color: bool,

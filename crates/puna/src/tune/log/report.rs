@@ -26,7 +26,7 @@ header { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: baseline; m
 header p { flex-basis: 100%; overflow-wrap: anywhere; }
 .state { border: 1px solid; border-radius: 999px; padding: 0 10px; font-size: 13px; line-height: 22px; }
 .good { color: var(--good); } .bad { color: var(--bad); }
-.grid { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
+.grid { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
 .grid .wide { grid-column: 1 / -1; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 14px 16px; min-width: 0; }
 .tiles { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); margin-bottom: 16px; }
@@ -34,7 +34,8 @@ header p { flex-basis: 100%; overflow-wrap: anywhere; }
 .tiles p { font-size: 13px; }
 .tiles strong { display: block; font-size: 22px; font-weight: 600; line-height: 1.3; }
 figure { margin: 0; }
-figcaption { display: flex; flex-wrap: wrap; gap: 0 16px; align-items: baseline; margin-bottom: 8px; }
+figcaption { display: flex; flex-wrap: wrap; justify-content: end; gap: 0 16px; align-items: baseline;
+  margin-bottom: 8px; }
 figcaption h2 { flex: 1 0 auto; }
 figcaption span { color: var(--quiet); font-size: 13px; white-space: nowrap; }
 figcaption i { display: inline-block; vertical-align: middle; margin-right: 6px; }
@@ -49,7 +50,7 @@ svg text { font: 12px system-ui, sans-serif; fill: var(--quiet); font-variant-nu
 svg .rule { stroke: var(--line); } svg .axis, svg .tick { stroke: var(--quiet); stroke-opacity: 0.6; }
 svg .resumed { stroke: var(--quiet); stroke-dasharray: 3 3; }
 svg path { fill: none; stroke-linejoin: round; stroke-linecap: round; }
-svg .single { stroke: var(--mean); stroke-opacity: 0.3; }
+svg .single { stroke: var(--mean); stroke-opacity: 0.25; }
 svg .mean { stroke: var(--mean); stroke-width: 2; } svg .point { fill: var(--mean); }
 svg .between { stroke: var(--valid); stroke-opacity: 0.5; stroke-dasharray: 2 3; }
 svg .valid { fill: var(--card); stroke: var(--valid); stroke-width: 1.5; } svg .best { fill: var(--valid); }
@@ -67,9 +68,10 @@ th { width: 1%; padding-right: 24px; white-space: nowrap; }
 tr.best td { font-weight: 600; }
 footer { margin-top: 20px; font-size: 13px; }
 .narrow { display: none !important; }
-@media (max-width: 700px) {
+@media (max-width: 900px) { svg text { font-size: 14px; } }
+@media (max-width: 720px) {
   main { padding: 20px 12px 32px; } .wide-chart { display: none !important; } .narrow { display: block !important; }
-  .tiles { gap: 8px; grid-template-columns: 1fr 1fr; } .grid { gap: 8px; } svg text { font-size: 14px; }
+  .tiles { gap: 8px; grid-template-columns: 1fr 1fr; } .grid { gap: 8px; } figure svg { max-width: 520px; margin: 0 auto; }
   .card, .tiles .card { padding: 10px 12px; } }
 ";
 

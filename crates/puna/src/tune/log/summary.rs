@@ -57,10 +57,12 @@ impl State {
 }
 
 impl Summary {
-    /// Of a log's records, as they are read.
-    pub fn new(records: Vec<Record>, smoothing: f64) -> Result<Summary> {
+    /// Of a log's records, as they are read. Without a `smoothing` the mean loss is one over a hundredth of the run, or over
+    /// ten steps if they are more.
+    pub fn new(records: Vec<Record>, smoothing: Option<f64>) -> Result<Summary> {
         let mut records = records.into_iter();
         let Some(Record::Start(start)) = records.next() else { bail!("expected the start of a run, found none") };
+        let mean_over = (start.steps / 100).clamp(10, 1000) as f64;
         let mut summary = Summary {
             start,
             state: State::Running,
@@ -71,7 +73,7 @@ impl Summary {
             resumed_after: Vec::new(),
             seconds_in_all: None,
             silence: None,
-            smoothing,
+            smoothing: smoothing.unwrap_or(1.0 - 1.0 / mean_over),
         };
         let (mut n_ends, mut seconds) = (0, 0.0);
         for record in records {
@@ -363,7 +365,7 @@ mod tests {
     }
 
     fn summary(records: &[Record]) -> Summary {
-        Summary::new([&[start()], records].concat(), 0.5).unwrap()
+        Summary::new([&[start()], records].concat(), Some(0.5)).unwrap()
     }
 
     #[test]
@@ -386,8 +388,9 @@ mod tests {
             assert_eq!(summary.state, expected, "{records:?}");
             assert_eq!(summary.fault().is_some(), matches!(expected, State::Failed | State::Diverged));
         }
-        assert!(Summary::new(vec![step(1, 2.0)], 0.5).is_err());
-        assert!(Summary::new(vec![start(), start()], 0.5).is_err());
+        assert_eq!(Summary::new(vec![start()], None).unwrap().mean_over(), "mean over about 10 steps");
+        assert!(Summary::new(vec![step(1, 2.0)], None).is_err());
+        assert!(Summary::new(vec![start(), start()], None).is_err());
     }
 
     #[test]
