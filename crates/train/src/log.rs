@@ -535,13 +535,10 @@ mod tests {
     fn a_line_is_one_object() {
         let (infinite, nan) = (f64::INFINITY, f64::NAN);
         let cases = [
-            (
-                Record::Step(step(7)),
-                r#"{"event":"step","step":7,"loss":2.5,"gradient_norm":0.5,"lr":0.00001,REST,"changed":true}"#,
-            ),
+            (Record::Step(step(7)), r#"{"event":"step","step":7,"loss":2.5,"gradient_norm":0.5,REST,"changed":true}"#),
             (
                 Record::Step(Step { loss: nan, gradient_norm: infinite, changed: false, margin: Some(0.5), ..step(8) }),
-                r#"{"event":"step","step":8,"loss":null,"gradient_norm":null,"lr":0.00001,REST,"changed":false,"margin":0.5}"#,
+                r#"{"event":"step","step":8,"loss":null,"gradient_norm":null,REST,"changed":false,"margin":0.5}"#,
             ),
             (
                 Record::Valid(Valid { step: 8, loss: 2.0, labels: 5, best: true, accuracy: None }),
@@ -553,7 +550,7 @@ mod tests {
             ),
         ];
         for (record, expected) in cases {
-            let expected = expected.replace("REST", r#""tokens":64,"labels":32,"seconds":0.25"#);
+            let expected = expected.replace("REST", r#""lr":0.00001,"tokens":64,"labels":32,"seconds":0.25"#);
             assert_eq!(serde_json::to_string(&record).unwrap(), expected);
         }
         let start = serde_json::to_value(Record::Start(start())).unwrap();

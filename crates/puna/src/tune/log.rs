@@ -4,9 +4,9 @@ mod report;
 mod svg;
 mod terminal;
 
-mod figures;
 mod summary;
 
+mod figures;
 mod scale;
 
 use crate::show;
@@ -29,8 +29,8 @@ Examples:
 pub struct Args {
     /// The directory of a run, or its log
     run: PathBuf,
-    /// What the mean loss keeps of itself at each step, from 0, which is no mean, to below 1 [default: 0.9, or more where
-    /// a hundredth of the run is more than 10 steps]
+    /// What the mean loss keeps of itself at each step, from 0, which is no mean, to below 1 [default: 0.9, or more
+    /// where a hundredth of the run is more than 10 steps]
     #[arg(long, value_name = "SHARE", value_parser = parse_smoothing)]
     smoothing: Option<f64>,
     /// No colours; nor with the variable NO_COLOR

@@ -71,7 +71,8 @@ footer { margin-top: 20px; font-size: 13px; }
 @media (max-width: 900px) { svg text { font-size: 14px; } }
 @media (max-width: 720px) {
   main { padding: 20px 12px 32px; } .wide-chart { display: none !important; } .narrow { display: block !important; }
-  .tiles { gap: 8px; grid-template-columns: 1fr 1fr; } .grid { gap: 8px; } figure svg { max-width: 520px; margin: 0 auto; }
+  .tiles { gap: 8px; grid-template-columns: 1fr 1fr; } .grid { gap: 8px; }
+  figure svg { max-width: 520px; margin: 0 auto; }
   .card, .tiles .card { padding: 10px 12px; } }
 ";
 
@@ -323,8 +324,8 @@ fn validations(summary: &Summary) -> String {
     let accuracy = if has_accuracy { "<th class=\"right\">accuracy</th>" } else { "" };
     format!(
         "<section class=\"card\"><h2>Validation</h2>\n<div class=\"scroll\"><table>\n\
-         <tr class=\"head\"><th class=\"right\">after step</th><th class=\"right\">loss</th>{accuracy}<td></td></tr>\n{}\
-         </table></div></section>\n",
+         <tr class=\"head\"><th class=\"right\">after step</th><th class=\"right\">loss</th>{accuracy}<td></td></tr>\n\
+         {}</table></div></section>\n",
         summary.valid.iter().map(row).collect::<String>()
     )
 }

@@ -57,8 +57,8 @@ impl State {
 }
 
 impl Summary {
-    /// Of a log's records, as they are read. Without a `smoothing` the mean loss is one over a hundredth of the run, or over
-    /// ten steps if they are more.
+    /// Of a log's records, as they are read. Without a `smoothing` the mean loss is one over a hundredth of the run, or
+    /// over ten steps if they are more.
     pub fn new(records: Vec<Record>, smoothing: Option<f64>) -> Result<Summary> {
         let mut records = records.into_iter();
         let Some(Record::Start(start)) = records.next() else { bail!("expected the start of a run, found none") };
