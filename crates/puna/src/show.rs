@@ -1,6 +1,7 @@
 //! How figures, progress and text of others look on the terminal. Figures and progress go to standard error.
 
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
 
 /// A bar of bytes; hidden where standard error is not a terminal.
 pub fn byte_bar(what: &str, total: u64) -> ProgressBar {
@@ -40,6 +41,17 @@ pub fn harmless(text: &str) -> String {
         _ => c,
     };
     text.chars().map(picture).collect()
+}
+
+/// Text of a file in one line of a terminal.
+pub fn one_line(text: &str) -> String {
+    harmless(text).replace(['\n', '\t'], " ")
+}
+
+/// Whether output may have colours: on a terminal, if neither the command line nor the variable NO_COLOR is against it.
+pub fn has_colours(output: &impl IsTerminal, no_color: bool) -> bool {
+    let no_color = no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    output.is_terminal() && !no_color
 }
 
 /// An error with its causes, in one line. What it quotes may come from a stranger's file.

@@ -4,6 +4,7 @@
 
 use puna_checkpoint::adapter::{self, Adapter, LowRank, Settings};
 use puna_checkpoint::{LayerTensor, Name};
+use puna_train::log;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -43,7 +44,7 @@ fn commands_in_documents_run() {
 fn commands_in_help_run() {
     let verbs =
         ["run", "score", "bench", "inspect", "tokenize", "tokenizer", "chat-format", "synth", "adapter", "tune"];
-    let below = ["adapter inspect", "adapter convert", "tune check", "tune show"];
+    let below = ["adapter inspect", "adapter convert", "tune check", "tune show", "tune log"];
     let help = |verb: &str| text(&Command::new(PUNA).arg("help").args(verb.split_whitespace()).output().unwrap());
     let listed = help("");
     let mut commands = Vec::new();
@@ -131,6 +132,25 @@ fn prepare(dir: &Path) {
         assert!(output.status.success(), "{}", text(&output));
     }
     adapters(dir);
+    fs::create_dir(dir.join("my-run")).unwrap();
+    tuning_log(&dir.join("my-run").join(log::FILE_NAME));
+}
+
+/// The log of a run of three steps.
+fn tuning_log(path: &Path) {
+    let mut writer = log::Writer::create(path).unwrap();
+    let start = r#"{"event": "start", "time": 1795840000, "version": "0.1.0", "model": "Llama-3.1-8B-Instruct",
+        "data": "data.jsonl", "method": "lora", "objective": "sft", "steps": 3, "sequences": 1, "tokens": 40,
+        "trained_parameters": 1024, "threads": 2, "device": "CPU"}"#;
+    writer.write(&serde_json::from_str(start).unwrap()).unwrap();
+    for step in 1..=3 {
+        let step = format!(
+            r#"{{"event": "step", "step": {step}, "loss": {}, "gradient_norm": 1, "lr": 1e-4, "tokens": 40,
+                "labels": 5, "seconds": 0.5, "changed": true}}"#,
+            3 - step
+        );
+        writer.write(&serde_json::from_str(&step).unwrap()).unwrap();
+    }
 }
 
 /// An adapter in both forms, of rank 1 on q.

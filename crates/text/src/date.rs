@@ -40,7 +40,8 @@ impl Date {
     }
 
     /// The day so many days after 1 January 1970; days out of reach of the calendar's years give the nearest one in it.
-    fn from_days(days: i64) -> Date {
+    #[must_use]
+    pub fn from_days(days: i64) -> Date {
         // The Gregorian calendar repeats every 400 years of 146,097 days. Count from 1 March of year 0, so that the leap
         // day is the last of a year.
         let days = days.clamp(-700_000, 2_900_000) + 719_468;

@@ -1,17 +1,17 @@
 //! Training: what a model learns from, and how a loss becomes a change of its weights.
 //!
-//! [`data`] reads examples and says which of their tokens are trained; a [`Trainer`] takes steps. The model's own forward
-//! and backward pass is `puna_llama`'s; nothing here names a back-end. Modules import only those listed below them.
+//! [`data`] reads examples and says which of their tokens are trained; a [`Trainer`] takes steps; [`log`] keeps what
+//! happened. The model's own forward and backward pass is `puna_llama`'s; nothing here names a back-end. Modules import
+//! only those listed below them.
 
 pub mod run;
-
-pub mod log;
 
 mod adapter;
 mod settings;
 mod trainer;
 
 pub mod data;
+pub mod log;
 
 mod batch;
 mod optimizer;

@@ -1,6 +1,6 @@
 //! `puna adapter inspect`: what an adapter changes, and whether a model is its base.
 
-use crate::show;
+use crate::show::{self, one_line};
 use anyhow::Result;
 use puna_checkpoint::adapter::{self, BaseIdentity, Digest, Form, Likeness, Listing, Stored};
 use puna_checkpoint::{Checkpoint, Name};
@@ -210,11 +210,6 @@ fn form(listing: &Listing) -> &'static str {
 
 fn formats(listing: &Listing) -> Vec<&'static str> {
     listing.formats().into_iter().map(|format| format.name()).collect()
-}
-
-/// Text of a file in one line of a terminal.
-fn one_line(text: &str) -> String {
-    show::harmless(text).replace(['\n', '\t'], " ")
 }
 
 /// Matrices of one kind, rank and alpha.

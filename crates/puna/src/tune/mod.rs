@@ -1,6 +1,7 @@
 //! `puna tune`: a data set looked at, a run planned, done, and looked at.
 
 mod check;
+mod log;
 mod plan;
 mod run;
 mod show;
@@ -26,6 +27,7 @@ Examples:
   puna tune show data.jsonl -m ./Llama-3.1-8B-Instruct -n 3
   puna tune plan -m ./Llama-3.1-8B-Instruct -d data.jsonl
   puna tune run -m ./Llama-3.1-8B-Instruct -d data.jsonl -o ./my-adapter
+  puna tune log ./my-adapter
   puna run ./Llama-3.1-8B-Instruct --adapter ./my-adapter")]
 pub struct Args {
     #[command(subcommand)]
@@ -38,6 +40,7 @@ enum Verb {
     Show(show::Args),
     Plan(plan::Args),
     Run(run::Args),
+    Log(log::Args),
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -46,6 +49,7 @@ pub fn run(args: Args) -> Result<()> {
         Verb::Show(args) => show::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Run(args) => run::run(args),
+        Verb::Log(args) => log::run(args),
     }
 }
 

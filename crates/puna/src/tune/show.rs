@@ -6,7 +6,7 @@ use anyhow::Result;
 use puna_text::{TokenId, Tokenizer};
 use puna_train::data::{Encoded, Encoding, Example, Outcome, encoded_rows};
 use serde_json::json;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 /// Show the first rows of a data set as tokens: which are trained, which are special, where each ends
 ///
@@ -51,8 +51,7 @@ pub fn run(args: Args) -> Result<()> {
         writeln!(out, "{}", json!({ "chat_format": data.chat_format, "sequences": sequences }))?;
         return Ok(());
     }
-    let no_color = args.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let paint = if out.is_terminal() && !no_color { paint } else { bracket };
+    let paint = if show::has_colours(&out, args.no_color) { paint } else { bracket };
     for row in &rows {
         if row.outcome == Outcome::Dropped {
             writeln!(out, "{} · {} tokens, too long and left out\n", row.origin, row.length)?;
