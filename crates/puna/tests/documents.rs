@@ -43,7 +43,7 @@ fn commands_in_documents_run() {
 fn commands_in_help_run() {
     let verbs =
         ["run", "score", "bench", "inspect", "tokenize", "tokenizer", "chat-format", "synth", "adapter", "tune"];
-    let below = ["adapter inspect", "adapter convert", "tune check", "tune show"];
+    let below = ["adapter inspect", "adapter convert", "adapter merge", "tune check", "tune show"];
     let help = |verb: &str| text(&Command::new(PUNA).arg("help").args(verb.split_whitespace()).output().unwrap());
     let listed = help("");
     let mut commands = Vec::new();

@@ -63,6 +63,12 @@ impl Adapter {
         self.matrices.values().map(|matrix| (matrix.a.len() + matrix.b.len()) as u64).sum()
     }
 
+    /// The same adapter with so many times its effect.
+    pub fn weighted(mut self, weight: f32) -> Adapter {
+        self.matrices.values_mut().for_each(|matrix| matrix.alpha *= weight);
+        self
+    }
+
     /// The same adapter for a base whose rows of q and k are in this order.
     ///
     /// # Panics
@@ -78,8 +84,8 @@ impl Adapter {
         self
     }
 
-    /// Holds everything against the base, for the writers: files that were read can't fail here.
-    pub(super) fn check(&self, config: &Config) -> Result<(), String> {
+    /// Holds everything against the base, for the writers: what was read and not changed can't fail here.
+    pub(crate) fn check(&self, config: &Config) -> Result<(), String> {
         if self.matrices.is_empty() {
             return Err("an adapter without a matrix".into());
         }

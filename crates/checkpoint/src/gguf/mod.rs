@@ -6,7 +6,8 @@ mod model;
 mod writer;
 
 pub use crate::safetensors::Declaration;
+pub(crate) use header::encoded_metadata;
 pub use header::{Dims, Header, HeaderError, TensorInfo, Value, ValueType};
 pub use metadata::metadata;
-pub(crate) use model::{open, open_bytes};
+pub(crate) use model::{FREQUENCIES, open, open_bytes};
 pub use writer::{MetadataValue, Writer};
