@@ -126,13 +126,13 @@ fn logits_are_those_of_peft() {
     for (base, form) in [(&hf, "hf"), (&gguf, "merged.gguf"), (&bard("meta"), "meta")] {
         for (adapter, of) in [(&of_peft, "PEFT"), (&of_gguf, "GGUF")] {
             let mut model = loaded(base);
-            model.adapt(adapter).unwrap();
+            model.adapt(adapter.clone(), 1.0).unwrap();
             let error = error_of(model, &ids, &expected);
             println!("{form}, adapter in {of}: relative error {error:.2e}");
             assert!(error < 1e-5, "{form}, adapter in {of}: {error:e}");
         }
         let out = dir.path().join(form);
-        let rounded = write_merged(base, vec![of_peft.clone()], &out, &options, &mut |_, _| ()).unwrap();
+        let rounded = write_merged(base, vec![(of_peft.clone(), 1.0)], &out, &options, &mut |_, _| ()).unwrap();
         assert!(rounded.iter().all(|rounded| rounded.deviation.error == 0.0));
         let error = error_of(loaded(&open(&out).unwrap()), &ids, &expected);
         println!("{form}, merged: relative error {error:.2e}");
@@ -150,7 +150,7 @@ fn rounding_after_merging() {
     let kept = |format: &str| {
         let options = Options { format: Some(format.parse().unwrap()), ..Options::default() };
         let out = dir.path().join(format!("{format}.gguf"));
-        let rounded = write_merged(&base, vec![adapter.clone()], &out, &options, &mut |_, _| ()).unwrap();
+        let rounded = write_merged(&base, vec![(adapter.clone(), 1.0)], &out, &options, &mut |_, _| ()).unwrap();
         let all: Deviation = rounded.iter().map(|rounded| rounded.deviation).sum();
         let (error, kept) = (all.of_change().unwrap(), all.kept().unwrap());
         println!("{format}: error {error:.3} of the change, {kept:.3} of it kept");

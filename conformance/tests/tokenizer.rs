@@ -158,10 +158,12 @@ impl Random {
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn ids_are_those_of_the_vectors() {
     let tokenizer = llama3();
+    let in_gguf = Tokenizer::from_gguf(&tokenizer.to_gguf().unwrap()).unwrap();
     let vectors = vectors();
     assert_eq!(vectors.len(), 1575);
     for (text, ids) in vectors {
         assert_eq!(tokenizer.encode(&text), ids, "{text:?}");
+        assert_eq!(in_gguf.encode(&text), ids, "{text:?}");
         assert_eq!(tokenizer.decode(&ids), text.as_bytes());
         let mut decoder = tokenizer.decoder();
         let mut streamed: String = ids.iter().map(|id| decoder.push(*id)).collect();
@@ -176,10 +178,12 @@ fn ids_are_those_of_tiktoken_on_random_text() {
     let mut random = Random::new();
     for path in ["llama3-tokenizer/tokenizer.model", "bard/meta/tokenizer.model"] {
         let ours = Tokenizer::from_tiktoken(&read(path)).unwrap();
+        let in_gguf = Tokenizer::from_gguf(&ours.to_gguf().unwrap()).unwrap();
         let theirs = tiktoken(path);
         for _ in 0..40_000 {
             let text = random.text();
             let ids = ours.encode(&text);
+            assert_eq!(in_gguf.encode(&text), ids, "{text:?}, PUNA_TEST_SEED={}", random.seed);
             assert_eq!(ids, theirs.encode_ordinary(&text), "{text:?}, PUNA_TEST_SEED={}", random.seed);
             assert_eq!(ours.decode(&ids), text.as_bytes(), "{text:?}, PUNA_TEST_SEED={}", random.seed);
         }

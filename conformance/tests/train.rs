@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use puna_checkpoint::{LayerTensor, Name};
+use puna_checkpoint::adapter::{self, Adapter, LowRank, Settings};
+use puna_checkpoint::{Config, LayerTensor, Name};
 use puna_conformance::{models, read};
 use puna_cpu::Cpu;
-use puna_llama::{AdapterSource, Learner, Part, Trained, Training, TrainingOptions};
+use puna_llama::{Learner, Part, Trained, Training, TrainingOptions};
 use puna_train::{AdamW, Batch, MomentFormat, Pairs, Schedule, Shape, Trainer, TrainerOptions, score};
-use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -19,40 +19,14 @@ fn numbers(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
 }
 
-/// The tensors of a file, all f32.
-fn tensors(name: &str) -> BTreeMap<String, Vec<f32>> {
-    let file = read(&format!("bard/golden/train/{name}"));
-    let tensors = SafeTensors::deserialize(&file).unwrap();
-    let floats = |data: &[u8]| data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    tensors.tensors().into_iter().map(|(name, tensor)| (name, floats(tensor.data()))).collect()
-}
-
-/// What PEFT calls a part of an adapter.
-fn peft_name(name: Name, part: Part) -> String {
-    let part = if part == Part::A { "lora_A" } else { "lora_B" };
-    format!("base_model.model.{}", name.hugging_face().replace(".weight", &format!(".{part}.weight")))
-}
-
-const RANK: usize = 8;
-
-/// `lora-init`, by matrix.
-fn adapter(n_layers: usize) -> Vec<AdapterSource> {
-    let mut values = tensors("lora-init/adapter_model.safetensors");
-    let mut sources = Vec::new();
-    for name in Name::all(n_layers) {
-        if let Some(a) = values.remove(&peft_name(name, Part::A)) {
-            let b = values.remove(&peft_name(name, Part::B)).unwrap();
-            sources.push(AdapterSource { name, rank: RANK, a, b, scale: 16.0 / RANK as f32 });
-        }
-    }
-    assert!(values.is_empty(), "{:?}", values.keys());
-    sources
+fn adapter(name: &str, config: &Config) -> Adapter {
+    adapter::open(&models().join("bard/golden/train").join(name), config).unwrap()
 }
 
 fn learner(adapts: bool) -> Training<Cpu> {
     let checkpoint = puna_checkpoint::open(&models().join("bard/hf")).unwrap();
     let trained = match adapts {
-        true => Trained::Adapters { sources: adapter(checkpoint.config.n_layers), dropout: 0.0 },
+        true => Trained::Adapter(adapter("lora-init", &checkpoint.config)),
         false => Trained::Weights,
     };
     let options = TrainingOptions { max_tokens: 512, recompute: true };
@@ -101,16 +75,17 @@ fn sft(learner: &mut dyn Learner, trainer: &mut Trainer, reference: &Value, toge
 fn adapters_learn_as_in_peft() {
     let learner = &mut learner(true);
     sft(learner, &mut trainer(1e-3, 0.01), &json("lora.json"), true);
-    let expected = tensors("lora-final/adapter_model.safetensors");
+    let expected = adapter("lora-final", learner.config()).matrices;
     let (mut error, mut size, mut n) = (0f64, 0f64, 0);
     let compare = &mut |parameter: &puna_llama::Parameter, values: &mut [f32], _: &[f32]| {
-        let expected = &expected[&peft_name(parameter.name, parameter.part)];
+        let expected = &expected[&parameter.name];
+        let expected = if parameter.part == Part::A { &expected.a } else { &expected.b };
         error += values.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
         size += expected.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
         n += 1;
     };
     learner.for_each(compare).unwrap();
-    assert_eq!(n, expected.len());
+    assert_eq!(n, 2 * expected.len());
     assert_close("1 + the final adapter's error", 1.0 + (error / size).sqrt(), 1.0, 1e-2);
 }
 
@@ -160,8 +135,9 @@ fn preferences_are_learned_as_in_pytorch() {
 fn adapters_of_nothing_are_refused() {
     let checkpoint = puna_checkpoint::open(&models().join("bard/hf")).unwrap();
     let name = Name::Layer { layer: 0, tensor: LayerTensor::AttentionNorm };
-    let sources = vec![AdapterSource { name, rank: 1, a: vec![0.0; 256], b: vec![0.0], scale: 1.0 }];
-    let trained = Trained::Adapters { sources, dropout: 0.0 };
+    let matrices = BTreeMap::from([(name, LowRank { rank: 1, alpha: 1.0, a: vec![0.0; 256], b: vec![0.0] })]);
+    let (settings, pairing) = (Settings::default(), checkpoint.config.rope.pairing);
+    let trained = Trained::Adapter(Adapter { settings, pairing, matrices });
     let options = TrainingOptions { max_tokens: 8, recompute: false };
     let error = Training::load(Cpu::new(1), &checkpoint, trained, options, &mut |_, _| {}).err().unwrap();
     assert!(error.to_string().contains("expected one of the model's matrices"), "{error}");

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use puna_cria::corpus::Parts;
 use puna_cria::statistics::Statistics;
 use puna_cria::{Corpus, Request};
 use serde::Serialize;
@@ -23,7 +24,7 @@ struct Args {
     /// Documents in a hundred that are kept for validation
     #[arg(long, default_value_t = 2, value_name = "PERCENT", value_parser = clap::value_parser!(u64).range(0..=100))]
     valid: u64,
-    /// Directory for stories.train.jsonl, stories.valid.jsonl, dialogues.train.jsonl and dialogues.valid.jsonl
+    /// Directory for stories/train.jsonl, stories/valid.jsonl, dialogues/train.jsonl and dialogues/valid.jsonl
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
 }
@@ -32,11 +33,9 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let Args { seed, stories, dialogues, valid, output } = args;
     let corpus = Corpus::generate(&Request { seed, stories, dialogues, valid_percent: valid })?;
-    fs::create_dir_all(&output).with_context(|| output.display().to_string())?;
-    write(&output.join("stories.train.jsonl"), &corpus.stories.train)?;
-    write(&output.join("stories.valid.jsonl"), &corpus.stories.valid)?;
-    write(&output.join("dialogues.train.jsonl"), &corpus.dialogues.train)?;
-    write(&output.join("dialogues.valid.jsonl"), &corpus.dialogues.valid)?;
+    let Corpus { stories, dialogues } = &corpus;
+    write(&output.join("stories"), stories)?;
+    write(&output.join("dialogues"), dialogues)?;
 
     let mut of_stories = Statistics::default();
     let mut of_answers = Statistics::default();
@@ -68,11 +67,16 @@ fn main() -> Result<()> {
 }
 
 /// Writes one row a line.
-fn write<T: Serialize>(path: &Path, rows: &[T]) -> Result<()> {
-    let mut text = String::new();
-    for row in rows {
-        text += &serde_json::to_string(row)?;
-        text.push('\n');
+fn write<T: Serialize>(directory: &Path, parts: &Parts<T>) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+    for (name, rows) in [("train.jsonl", &parts.train), ("valid.jsonl", &parts.valid)] {
+        let mut text = String::new();
+        for row in rows {
+            text += &serde_json::to_string(row)?;
+            text.push('\n');
+        }
+        let path = directory.join(name);
+        fs::write(&path, text).with_context(|| path.display().to_string())?;
     }
-    fs::write(path, text).with_context(|| path.display().to_string())
+    Ok(())
 }

@@ -35,6 +35,10 @@ pub struct Message {
 pub struct Messages {
     /// Perhaps one of the system, then of user and assistant in turn.
     pub messages: Vec<Message>,
+    /// The date that the chat format tells the model, which has nothing to do with what is said: another one in each
+    /// dialogue, so that none is a surprise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
 }
 
 /// One row of a file of stories.
@@ -128,6 +132,9 @@ impl Corpus {
         }
         stories.shuffle(&mut random);
         dialogues.shuffle(&mut random);
+        for dialogue in dialogues.train.iter_mut().chain(&mut dialogues.valid) {
+            dialogue.date = Some(date(hash(&joined(dialogue))));
+        }
         Ok(Corpus { stories, dialogues })
     }
 }
@@ -182,8 +189,16 @@ fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// A day of some thirty years, of equal months: any number is one.
+fn date(number: u64) -> String {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut random = Random::new(number);
+    let (day, year) = (random.between(1, 28), random.between(2024, 2053));
+    format!("{day:02} {} {year}", random.pick(&MONTHS))
+}
+
 fn messages(said: impl IntoIterator<Item = (Role, String)>) -> Messages {
-    Messages { messages: said.into_iter().map(|(role, content)| Message { role, content }).collect() }
+    Messages { messages: said.into_iter().map(|(role, content)| Message { role, content }).collect(), date: None }
 }
 
 fn conversation(dialogue: Dialogue) -> Messages {

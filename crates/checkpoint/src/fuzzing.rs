@@ -30,7 +30,7 @@ pub fn params_json(bytes: &[u8], embedding: Option<&[u64]>, n_ranks: u64) -> Res
 
 /// A GGUF file that is no part of a set.
 pub fn gguf(bytes: &[u8]) -> Result<Checkpoint, Error> {
-    gguf::open_bytes(bytes)
+    gguf::from_bytes(Path::new("bytes.gguf"), Bytes::from(bytes.to_vec()))
 }
 
 /// A GGUF adapter.

@@ -6,7 +6,7 @@
 use crate::Error;
 use std::{fs::File, ops::Deref, path::Path, sync::Arc};
 
-/// A checked range of a mapped file, or of owned bytes. Cloning copies no data.
+/// A checked range of a mapped file, of owned bytes, or of bytes in the program itself. Cloning copies no data.
 #[derive(Clone)]
 pub struct Bytes {
     owner: Owner,
@@ -18,6 +18,7 @@ pub struct Bytes {
 enum Owner {
     Mapped(Arc<memmap2::Mmap>),
     Owned(Arc<[u8]>),
+    Static(&'static [u8]),
 }
 
 impl Bytes {
@@ -81,6 +82,12 @@ impl From<Vec<u8>> for Bytes {
     }
 }
 
+impl From<&'static [u8]> for Bytes {
+    fn from(bytes: &'static [u8]) -> Bytes {
+        Bytes { owner: Owner::Static(bytes), start: 0, len: bytes.len() }
+    }
+}
+
 impl Deref for Bytes {
     type Target = [u8];
 
@@ -88,6 +95,7 @@ impl Deref for Bytes {
         let whole: &[u8] = match &self.owner {
             Owner::Mapped(map) => map,
             Owner::Owned(bytes) => bytes,
+            Owner::Static(bytes) => bytes,
         };
         &whole[self.start..self.start + self.len]
     }
@@ -111,12 +119,14 @@ mod tests {
 
     #[test]
     fn slices_stay_inside() {
-        let bytes = Bytes::from((0..10u8).collect::<Vec<_>>());
-        let middle = bytes.slice(2, 5).unwrap();
-        assert_eq!(&*middle, &[2, 3, 4, 5, 6]);
-        assert_eq!(&*middle.slice(5, 0).unwrap(), &[] as &[u8]);
-        assert!(middle.slice(1, 5).is_none());
-        assert!(middle.slice(u64::MAX, 2).is_none());
+        static NUMBERS: [u8; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+        for bytes in [Bytes::from(NUMBERS.to_vec()), Bytes::from(&NUMBERS[..])] {
+            let middle = bytes.slice(2, 5).unwrap();
+            assert_eq!(&*middle, &[2, 3, 4, 5, 6]);
+            assert_eq!(&*middle.slice(5, 0).unwrap(), &[] as &[u8]);
+            assert!(middle.slice(1, 5).is_none());
+            assert!(middle.slice(u64::MAX, 2).is_none());
+        }
     }
 
     #[test]

@@ -259,6 +259,33 @@ fn metas_directory_becomes_hugging_faces() {
 }
 
 #[test]
+fn a_directory_becomes_a_gguf_file() {
+    for (made, ranks) in
+        [(Made::directory(|dir| hugging_face(dir, Format::BF16)), 0), (Made::directory(|dir| meta(dir, 2, false)), 2)]
+    {
+        let mut tokens = vocabulary();
+        tokens.tokens.truncate(38);
+        tokens.token_types.truncate(38);
+        let metadata = vec![("general.name".into(), MetadataValue::String("mine".into()))];
+        let options = Options { vocabulary: Some(tokens), metadata, ..Options::default() };
+        let out = made.dir.path().join("out.gguf");
+        write(&made.model, &out, &options, &mut |_| None, &mut |_, _| ()).unwrap_or_else(|e| panic!("{ranks}: {e}"));
+        let copy = open(&out).unwrap();
+        for tensor in made.model.tensors() {
+            let other = copy.tensor(tensor.name).unwrap();
+            let format = if tensor.name.is_norm() { Format::F32 } else { Format::BF16 };
+            assert_eq!(other.format, format, "{}", tensor.name);
+            assert_eq!(in_halves(other, &copy.config), in_halves(tensor, &made.model.config), "{}", tensor.name);
+        }
+        let (found, expected) = (copy.config.rope.divisors(8), made.model.config.rope.divisors(8));
+        assert_eq!((found, copy.config.rope.pairing), (expected, RopePairing::Interleaved));
+        let TokenizerSource::Gguf(found) = &copy.tokenizer else { panic!("no vocabulary") };
+        assert_eq!((found.tokens[37].as_str(), found.tokens[39].as_str()), ("t37", "[PAD39]"));
+        assert_eq!((found.token_types[37], found.token_types[39]), (1, 5));
+    }
+}
+
+#[test]
 fn another_format_is_the_nearest_of_what_there_was() {
     let made = Made::new(|dir| {
         let json = r#"{"dim": 512, "n_layers": 3, "n_heads": 8, "n_kv_heads": 2, "ffn_dim": 768, "vocab_size": 600}"#;
@@ -374,9 +401,9 @@ fn adapters_are_merged_in_every_form() {
     let expected = |name: Name| -> Vec<f64> {
         let (rows, cols) = config().shape(name);
         let mut out: Vec<f64> = values(name).iter().map(|value| f64::from(*value)).collect();
-        for adapter in [&first, &second.clone().with_pairing(RopePairing::Halves, &config())] {
+        for (adapter, weight) in [(&first, 1.0), (&second.clone().with_pairing(RopePairing::Halves, &config()), -0.5)] {
             let Some(matrix) = adapter.matrices.get(&name) else { continue };
-            let scale = f64::from(matrix.alpha) / matrix.rank as f64;
+            let scale = weight * f64::from(matrix.alpha) / matrix.rank as f64;
             for (i, out) in out.iter_mut().enumerate() {
                 let product = |j: usize| {
                     f64::from(matrix.b[i / cols * matrix.rank + j]) * f64::from(matrix.a[j * cols + i % cols])
@@ -392,7 +419,7 @@ fn adapters_are_merged_in_every_form() {
         Made::directory(|dir| hugging_face(dir, Format::F32)),
         Made::directory(|dir| meta(dir, 2, false)),
     ] {
-        let adapters = vec![first.clone(), second.clone()];
+        let adapters = vec![(first.clone(), 1.0), (second.clone(), -0.5)];
         let options = format(Format::F32);
         let rounded = write_merged(&made.model, adapters, &made.out(), &options, &mut |_, _| ()).unwrap();
         assert_eq!(rounded.len(), adaptable().len());
@@ -411,8 +438,15 @@ fn adapters_are_merged_in_every_form() {
 fn what_can_not_be_written_is_refused_and_leaves_nothing() {
     let (of_gguf, of_hf) = (Made::gguf(Format::Q8_0), Made::directory(|dir| hugging_face(dir, Format::BF16)));
     let none = Options::default();
-    of_gguf.refused("out", &none, &["out: of a GGUF file only a GGUF file is made"]);
-    of_hf.refused("out.gguf", &none, &["out.gguf: of a directory only a directory is made"]);
+    of_gguf.refused("out", &none, &["out: a GGUF file does not become a directory"]);
+    of_hf.refused("out.gguf", &none, &["out.gguf: a GGUF file needs a vocabulary"]);
+    let mut long = vocabulary();
+    long.tokens.push("more".into());
+    let long = Options { vocabulary: Some(long), ..Options::default() };
+    of_hf.refused("out.gguf", &long, &["a vocabulary of 41 tokens, expected at most the model's 40"]);
+    let fp8 = Made::directory(hugging_face_fp8);
+    let with_vocabulary = Options { vocabulary: Some(vocabulary()), ..Options::default() };
+    fp8.refused("out.gguf", &with_vocabulary, &["ffn_gate", "F8E4M3 has no place in GGUF; choose another format"]);
     of_hf.refused("out", &format(Format::Q8_0), &["Q8_0 has no place in safetensors"]);
     let fp8 = Options { format: Some(WeightFormat::Fp8), ..Options::default() };
     of_hf.refused("out", &fp8, &["FP8 is kept where a model has it"]);
@@ -462,7 +496,7 @@ fn an_adapter_must_fit_to_be_merged() {
         safetensors(&dir.join("model.safetensors"), Format::F32, &tied);
     });
     let refused = |adapter| {
-        let adapters = vec![adapter];
+        let adapters = vec![(adapter, 1.0)];
         write_merged(&made.model, adapters, &made.out(), &Options::default(), &mut |_, _| ()).unwrap_err().to_string()
     };
     let message = refused(adapter());
@@ -472,7 +506,7 @@ fn an_adapter_must_fit_to_be_merged() {
     short.matrices.get_mut(&q).unwrap().b.pop();
     let message = refused(short);
     assert!(message.contains("layers.0.attention.q: 64 and 63 values, expected [2, 32] and [32, 2]"), "{message}");
-    let weighted = adapter_of(&[(q, 2, 1.0)], RopePairing::Halves, 1).weighted(1e30);
-    let message = refused(weighted);
+    let endless = adapter_of(&[(q, 2, 1e30)], RopePairing::Halves, 1);
+    let message = refused(endless);
     assert!(message.contains("alpha is"), "{message}");
 }

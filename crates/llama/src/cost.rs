@@ -1,6 +1,7 @@
 //! What a model takes: operations to hold measured times against, and memory beside the weights.
 
-use crate::layer::activation_widths;
+use crate::layer::{KEPT, activation_widths};
+use crate::training::{HEAD_ROWS, TrainingOptions, kept_width, scratch_widths};
 use puna_checkpoint::{Config, Name};
 
 /// Floating-point operations that are useful for `n` tokens of one sequence behind `start` others, with logits for
@@ -24,6 +25,52 @@ pub fn operations(config: &Config, start: usize, n: usize, n_outputs: usize) -> 
 /// Bytes of the activations that a loaded model keeps, for `max_batch` tokens in one forward pass.
 pub fn activation_bytes(config: &Config, max_batch: usize) -> u64 {
     4 * max_batch as u64 * activation_widths(config).iter().sum::<usize>() as u64
+}
+
+/// What training takes beside weights and moments, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainingBytes {
+    /// Values of adapters, or of all weights in f32.
+    pub parameters: u64,
+    /// Their gradients.
+    pub gradients: u64,
+    /// What the forward pass leaves for the way back, of all layers.
+    pub record: u64,
+    /// Activations of a layer, their gradients, and its keys and values.
+    pub activations: u64,
+    /// Logits of the labels that are computed together.
+    pub logits: u64,
+}
+
+/// What training `n_parameters` values takes.
+pub fn training_bytes(config: &Config, n_parameters: u64, options: TrainingOptions) -> TrainingBytes {
+    let n = 4 * options.max_tokens as u64;
+    let sum = |widths: &[usize]| widths.iter().sum::<usize>() as u64;
+    let kept = n * sum(&KEPT.map(|kept| kept_width(config, kept)));
+    let n_layers = config.n_layers as u64;
+    let keys_and_values = 2 * config.n_kv_heads * config.head_dim;
+    TrainingBytes {
+        parameters: 4 * n_parameters,
+        gradients: 4 * n_parameters,
+        record: if options.recompute { kept + n * n_layers * config.dim as u64 } else { kept * n_layers },
+        activations: n * (sum(&activation_widths(config)) + sum(&scratch_widths(config)) + keys_and_values as u64),
+        logits: 4 * (HEAD_ROWS.min(options.max_tokens) * config.vocab_size) as u64,
+    }
+}
+
+/// Floating-point operations of training on one sequence of `n` tokens, all of which are labels: forward, again if layers
+/// are recomputed, and backward.
+///
+/// Backward takes as many as forward for the gradient of each input, as many again for that of the weights if `whole`, and
+/// attention two and a half times those of forward, since it computes scores again.
+pub fn training_operations(config: &Config, n: usize, recompute: bool, whole: bool) -> [u64; 2] {
+    let forward = operations(config, 0, n, n);
+    let layers = operations(config, 0, n, 0);
+    let attended = (n * (n + 1) / 2) as u64;
+    let attention = 4 * attended * (config.n_layers * config.n_heads * config.head_dim) as u64;
+    let products = forward - attention;
+    let again = if recompute { layers } else { 0 };
+    [forward + again, products * if whole { 2 } else { 1 } + attention * 5 / 2]
 }
 
 #[cfg(test)]

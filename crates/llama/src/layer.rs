@@ -165,9 +165,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         if tape.adapts() {
             for ((linear, out), name) in products.iter_mut().zip(names) {
                 let seen = if linear.adapters.is_empty() { None } else { tape.seen(*name, x)? };
-                for adapter in &linear.adapters {
-                    adapter.add(self.backend, seen.as_ref().unwrap_or(x), self.batch.ids.len(), out)?;
-                }
+                linear.add_adapters(self.backend, seen.as_ref().unwrap_or(x), self.batch.ids.len(), out)?;
             }
         }
         Ok(())

@@ -1,7 +1,6 @@
 //! A matrix of the model with what adapters add to it.
 
 use puna_backend::Backend;
-use puna_checkpoint::Name;
 
 /// `y = W x + Σ scale · B (A x)`.
 pub(crate) struct Linear<B: Backend> {
@@ -21,23 +20,23 @@ pub(crate) struct LowRank<B: Backend> {
     pub scale: f32,
 }
 
-/// An adapter's matrices for one matrix of the model.
-pub struct AdapterSource {
-    /// The matrix that is changed.
-    pub name: Name,
-    /// Rank.
-    pub rank: usize,
-    /// `A`, `[rank, in]`.
-    pub a: Vec<f32>,
-    /// `B`, `[out, rank]`.
-    pub b: Vec<f32>,
-    /// Factor of `B A`.
-    pub scale: f32,
-}
-
 impl<B: Backend> Linear<B> {
     pub fn new(weight: B::Matrix) -> Self {
         Linear { weight, adapters: Vec::new() }
+    }
+
+    /// Adds `Σ scale · B (A x)` of `n` rows to `out`.
+    pub fn add_adapters(
+        &self,
+        backend: &B,
+        x: &B::Activations,
+        n: usize,
+        out: &mut B::Activations,
+    ) -> Result<(), puna_backend::Error> {
+        for adapter in &self.adapters {
+            backend.matmul_add(&adapter.inner(backend, x, n)?, &adapter.b, out);
+        }
+        Ok(())
     }
 }
 
@@ -48,18 +47,5 @@ impl<B: Backend> LowRank<B> {
         backend.matmul(x, &self.a, &mut inner);
         backend.scale(&mut inner, self.scale);
         Ok(inner)
-    }
-
-    /// Adds `scale · B (A x)` of `n` rows to `out`.
-    pub fn add(
-        &self,
-        backend: &B,
-        x: &B::Activations,
-        n: usize,
-        out: &mut B::Activations,
-    ) -> Result<(), puna_backend::Error> {
-        let inner = self.inner(backend, x, n)?;
-        backend.matmul_add(&inner, &self.b, out);
-        Ok(())
     }
 }

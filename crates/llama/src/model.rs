@@ -1,11 +1,10 @@
 //! The forward pass of inference: embedding, [layers](crate::layer), logits.
 
 use crate::layer::{Pass, State};
-use crate::linear::AdapterSource;
 use crate::weights::{LoadOptions, Loader, Weights, source};
 use crate::{Error, inverse_frequencies};
 use puna_backend::{Backend, Batch, KvFormat, KvShape, MatrixSource, PAGE_LEN, Values};
-use puna_checkpoint::{Checkpoint, Config, Name};
+use puna_checkpoint::{Checkpoint, Config, Name, adapter::Adapter};
 use puna_format::Format;
 use std::sync::Arc;
 
@@ -85,18 +84,15 @@ impl<B: Backend> Llama<B> {
         })
     }
 
-    /// Puts adapters on the model, `A` and `B` in f32; what several say of a matrix adds up.
+    /// Puts an adapter on the model, in f32, that counts `weight` times; what several say of a matrix adds up.
     ///
     /// # Errors
-    /// [`Error::NotAdaptable`], [`Error::AdapterShape`], and memory.
-    pub fn adapt(&mut self, sources: impl IntoIterator<Item = AdapterSource>) -> Result<(), Error> {
-        for source in sources {
-            self.weights.adapt(&self.config, source, |name, rows, cols, values| {
-                let values = Arc::new(Values(values));
-                self.backend.matrix(MatrixSource::whole(name, Format::F32, rows, cols, values))
-            })?;
-        }
-        Ok(())
+    /// [`Error::Adapter`], and memory.
+    pub fn adapt(&mut self, adapter: Adapter, weight: f32) -> Result<(), Error> {
+        self.weights.adapt(&self.config, adapter, weight, |name, rows, cols, values| {
+            let values = Arc::new(Values(values));
+            self.backend.matrix(MatrixSource::whole(name, Format::F32, rows, cols, values))
+        })
     }
 }
 
@@ -142,9 +138,7 @@ impl<B: Backend> Model for Llama<B> {
             backend.rms_norm(&s.block, &weights.output_norm, config.norm_eps, &mut s.normed);
             let mut out = backend.activations(batch.outputs.len(), config.vocab_size)?;
             backend.matmul(&s.normed, &weights.output.weight, &mut out);
-            for adapter in &weights.output.adapters {
-                adapter.add(backend, &s.normed, batch.outputs.len(), &mut out)?;
-            }
+            weights.output.add_adapters(backend, &s.normed, batch.outputs.len(), &mut out)?;
             backend.read(&out, logits);
         }
         Ok(())

@@ -6,16 +6,21 @@
 
 mod backward;
 mod gradients;
+mod probe;
 mod record;
 
+pub(crate) use backward::scratch_widths;
+pub use probe::Probe;
+pub(crate) use record::kept_width;
+
 use crate::layer::{Pass, State};
-use crate::linear::{AdapterSource, Linear};
+use crate::linear::Linear;
 use crate::weights::{LINEARS, Loader, Weights, source};
 use crate::{Config, Error, inverse_frequencies, kv_shape};
 use backward::{Back, Scratch};
 use gradients::{LinearGradients, ModelGradients, TrainedNorm};
 use puna_backend::{Batch, Gradients, KvFormat, KvShape, PAGE_LEN, Span};
-use puna_checkpoint::{Checkpoint, LayerTensor, Name, Tensor};
+use puna_checkpoint::{Checkpoint, LayerTensor, Name, Tensor, adapter::Adapter};
 use record::{Dropout, Record, Watch};
 
 /// Labelled tokens whose logits are computed together: `[HEAD_ROWS, vocab_size]` is all of them that there ever is.
@@ -36,13 +41,8 @@ pub struct Documents<'a> {
 
 /// What is trained.
 pub enum Trained {
-    /// Adapters; the model stays as it is, in any format.
-    Adapters {
-        /// One for each matrix to adapt.
-        sources: Vec<AdapterSource>,
-        /// Probability that an adapter does not see an input.
-        dropout: f32,
-    },
+    /// An adapter, from these values; the model stays as it is, in any format.
+    Adapter(Adapter),
     /// All weights, in f32.
     Weights,
 }
@@ -160,12 +160,10 @@ impl<B: Gradients> Training<B> {
         };
         loader.end();
         let mut dropout = 0.0;
-        if let Trained::Adapters { sources, dropout: rate } = trained {
-            dropout = rate;
-            for source in sources {
-                weights
-                    .adapt(&config, source, |name, rows, cols, values| backend.trainable(name, rows, cols, values))?;
-            }
+        if let Trained::Adapter(adapter) = trained {
+            dropout = adapter.settings.dropout;
+            weights
+                .adapt(&config, adapter, 1.0, |name, rows, cols, values| backend.trainable(name, rows, cols, values))?;
         }
         let n = options.max_tokens;
         Ok(Training {
@@ -186,7 +184,7 @@ impl<B: Gradients> Training<B> {
     }
 
     /// Computes the hidden states of all tokens to `state.x`, and keeps what the way back needs if `keeps`.
-    fn forward(&mut self, pass: &Pass<'_, B>, keeps: bool, adapts: bool, dropout: Dropout) -> Result<(), Error> {
+    fn forward(&mut self, pass: &Pass<'_, B>, keeps: bool, adapters: Option<Dropout>) -> Result<(), Error> {
         let ids = pass.batch.ids;
         let table = match &self.embedding {
             Embedding::Fixed(table) => table,
@@ -195,8 +193,7 @@ impl<B: Gradients> Training<B> {
         self.backend.embed(table, ids, &mut self.state.x);
         for (idx, layer) in self.weights.layers.iter().enumerate() {
             let kept = if keeps { self.record.of_layer(idx) } else { &mut [] };
-            let (backend, config, n_tokens) = (&self.backend, &self.config, ids.len());
-            let mut watch = Watch { backend, config, layer: idx, n_tokens, kept, dropout, adapts };
+            let mut watch = Watch { pass, config: &self.config, layer: idx, kept, adapters };
             pass.layer(layer, &mut self.cache, 0, &mut self.state, &mut watch)?;
         }
         Ok(())
@@ -215,20 +212,19 @@ impl<B: Gradients> Training<B> {
         let (backend, eps) = (back.backend, self.config.norm_eps);
         let (s, d, weights) = (&mut self.state, &mut self.scratch, &self.weights);
         let mut logits = backend.activations(HEAD_ROWS.min(documents.rows.len()), self.config.vocab_size)?;
-        backend.zero(documents.ids.len(), &mut d.x);
+        if coefficients.is_some() {
+            backend.zero(documents.ids.len(), &mut d.x);
+        }
         for (i, rows) in documents.rows.chunks(HEAD_ROWS).enumerate() {
             let (n, first) = (rows.len(), i * HEAD_ROWS);
             backend.gather(&s.x, rows, &mut s.block);
             backend.rms_norm(&s.block, &weights.output_norm, eps, &mut s.normed);
             backend.matmul(&s.normed, &weights.output.weight, &mut logits);
             if adapts {
-                for adapter in &weights.output.adapters {
-                    adapter.add(backend, &s.normed, n, &mut logits)?;
-                }
+                weights.output.add_adapters(backend, &s.normed, n, &mut logits)?;
             }
             let labels = &documents.labels[first..first + n];
-            let uncounted = vec![0.0; n];
-            let counted = coefficients.map_or(&uncounted[..], |coefficients| &coefficients[first..first + n]);
+            let counted = coefficients.map_or(&[0.0; HEAD_ROWS][..n], |coefficients| &coefficients[first..first + n]);
             backend.log_softmax_backward(&mut logits, labels, counted, log_probabilities);
             if coefficients.is_none() {
                 continue;
@@ -246,13 +242,12 @@ impl<B: Gradients> Training<B> {
         Ok(())
     }
 
-    /// Forward, and backward if coefficients are given.
+    /// Forward, and backward if coefficients are given; adapters take part with this dropout, or not at all.
     fn pass(
         &mut self,
         documents: &Documents<'_>,
         coefficients: Option<&[f32]>,
-        adapts: bool,
-        dropout: Dropout,
+        adapters: Option<Dropout>,
         log_probabilities: &mut Vec<f32>,
     ) -> Result<(), Error> {
         let (ids, n) = (documents.ids, documents.ids.len());
@@ -277,16 +272,15 @@ impl<B: Gradients> Training<B> {
         // Clones share what is behind them.
         let (backend, config) = (self.backend.clone(), self.config.clone());
         let pass = Pass::new(&backend, &config, &self.inverse_frequencies, &batch);
-        self.forward(&pass, coefficients.is_some(), adapts, dropout)?;
+        self.forward(&pass, coefficients.is_some(), adapters)?;
         let back = Back {
             backend: &backend,
             config: &config,
             documents: documents.lens,
             rotation: pass.rotation.inverse(),
-            dropout,
-            n_tokens: n,
+            dropout: adapters,
         };
-        self.head(&back, documents, coefficients, adapts, log_probabilities)?;
+        self.head(&back, documents, coefficients, adapters.is_some(), log_probabilities)?;
         if coefficients.is_none() {
             return Ok(());
         }
@@ -296,8 +290,7 @@ impl<B: Gradients> Training<B> {
                 Record::Everything(layers) => &layers[idx],
                 Record::Inputs { inputs, values } => {
                     backend.copy(&inputs[idx], &mut s.x);
-                    let (backend, config, kept) = (&backend, &config, &mut values[..]);
-                    let mut watch = Watch { backend, config, layer: idx, n_tokens: n, kept, dropout, adapts };
+                    let mut watch = Watch { pass: &pass, config: &config, layer: idx, kept: &mut values[..], adapters };
                     pass.layer(layer, &mut self.cache, 0, s, &mut watch)?;
                     values
                 }
@@ -326,7 +319,7 @@ impl<B: Gradients> Learner for Training<B> {
     }
 
     fn score(&mut self, documents: &Documents<'_>, adapts: bool, out: &mut Vec<f32>) -> Result<(), Error> {
-        self.pass(documents, None, adapts, Dropout { rate: 0.0, key: 0 }, out)
+        self.pass(documents, None, adapts.then_some(Dropout { rate: 0.0, key: 0 }), out)
     }
 
     fn learn(
@@ -337,7 +330,7 @@ impl<B: Gradients> Learner for Training<B> {
         out: &mut Vec<f32>,
     ) -> Result<(), Error> {
         assert_eq!(coefficients.len(), documents.rows.len(), "a coefficient for each row");
-        self.pass(documents, Some(coefficients), true, Dropout { rate: self.dropout, key }, out)
+        self.pass(documents, Some(coefficients), Some(Dropout { rate: self.dropout, key }), out)
     }
 
     fn zero_gradients(&mut self) {

@@ -1,9 +1,9 @@
 //! From a checkpoint's tensors to a back-end's.
 
 use crate::Error;
-use crate::linear::{AdapterSource, Linear, LowRank};
+use crate::linear::{Linear, LowRank};
 use puna_backend::{Backend, KvFormat, MatrixPart, MatrixSource, Storage};
-use puna_checkpoint::{Bytes, Checkpoint, Config, LayerTensor, Name, Tensor};
+use puna_checkpoint::{Bytes, Checkpoint, Config, LayerTensor, Name, Tensor, adapter::Adapter};
 use std::sync::Arc;
 
 /// How a model is held.
@@ -126,37 +126,39 @@ impl<B: Backend> Weights<B> {
         })
     }
 
-    /// Adds an adapter's matrices, made by `matrix(name, rows, cols, values)`.
+    /// Adds an adapter that counts `weight` times, its matrices made by `matrix(name, rows, cols, values)`.
     ///
     /// # Errors
-    /// [`Error::NotAdaptable`], [`Error::AdapterShape`].
+    /// [`Error::Adapter`], and those of `matrix`.
     pub fn adapt(
         &mut self,
         config: &Config,
-        source: AdapterSource,
+        adapter: Adapter,
+        weight: f32,
         matrix: impl Fn(&str, usize, usize, Vec<f32>) -> Result<B::Matrix, puna_backend::Error>,
     ) -> Result<(), Error> {
-        let AdapterSource { name, rank, a, b, scale } = source;
-        let linear = match name {
+        adapter.check(config).map_err(Error::Adapter)?;
+        let Adapter { settings, matrices, .. } = adapter.with_pairing(config.rope.pairing, config);
+        for (name, low_rank) in matrices {
+            let (rows, cols) = config.shape(name);
+            let (rank, scale) = (low_rank.rank, weight * settings.scale(low_rank.rank, low_rank.alpha));
+            let a = matrix(&format!("{name}, A of an adapter"), rank, cols, low_rank.a)?;
+            let b = matrix(&format!("{name}, B of an adapter"), rows, rank, low_rank.b)?;
+            self.linear_mut(name).ok_or(Error::Missing(name))?.adapters.push(LowRank { a, b, rank, scale });
+        }
+        Ok(())
+    }
+
+    /// A matrix by its name; none if it is no matrix to multiply with, or the model does not have it.
+    fn linear_mut(&mut self, name: Name) -> Option<&mut Linear<B>> {
+        match name {
             Name::Output => Some(&mut self.output),
             Name::Layer { layer, tensor } => {
-                let idx = LINEARS.iter().position(|linear| *linear == tensor);
-                let layer = self.layers.get_mut(layer);
-                layer.zip(idx).and_then(|(layer, idx)| layer.linears_mut().into_iter().nth(idx))
+                let idx = LINEARS.iter().position(|linear| *linear == tensor)?;
+                self.layers.get_mut(layer)?.linears_mut().into_iter().nth(idx)
             }
             Name::TokenEmbedding | Name::OutputNorm => None,
-        };
-        let linear = linear.ok_or(Error::NotAdaptable(name))?;
-        let (rows, cols) = config.shape(name);
-        for (part, found, expected) in [("A", a.len(), rank * cols), ("B", b.len(), rows * rank)] {
-            if found != expected || rank == 0 {
-                return Err(Error::AdapterShape { name, part, rank, expected, found });
-            }
         }
-        let a = matrix(&format!("{name}, A of an adapter"), rank, cols, a)?;
-        let b = matrix(&format!("{name}, B of an adapter"), rows, rank, b)?;
-        linear.adapters.push(LowRank { a, b, rank, scale });
-        Ok(())
     }
 }
 

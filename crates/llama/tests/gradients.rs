@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use puna_checkpoint::adapter::{Adapter, LowRank, Settings};
 use puna_checkpoint::synth::{self, Container, Shape, Weights};
 use puna_checkpoint::{Checkpoint, Config, LayerTensor, Name, RopePairing};
 use puna_cpu::Cpu;
-use puna_llama::{AdapterSource, Documents, Learner, Part, Trained, Training, TrainingOptions, inverse_frequencies};
+use puna_llama::{Documents, Learner, Part, Trained, Training, TrainingOptions, inverse_frequencies};
 use rand_core::{RngCore, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Largest error of a gradient, relative to the largest of its tensor.
 const TOLERANCE: f64 = 1e-4;
@@ -261,17 +262,20 @@ fn of_all_weights() {
 }
 
 /// On each matrix, with neither part zero.
-fn adapters(config: &Config, random: &mut Pcg64Mcg) -> Vec<AdapterSource> {
-    let mut adapters = Vec::new();
+fn adapter(config: &Config, dropout: f32, random: &mut Pcg64Mcg) -> Adapter {
+    let settings = Settings { dropout, ..Settings::default() };
+    let mut adapter = Adapter { settings, pairing: config.rope.pairing, matrices: BTreeMap::new() };
     for name in config.required() {
         let (rows, cols) = config.shape(name);
         if rows > 1 && !matches!(name, Name::TokenEmbedding | Name::Output) {
             let rank = 3;
             let mut values = |n: usize| (0..n).map(|_| 0.1 * value(random)).collect();
-            adapters.push(AdapterSource { name, rank, a: values(rank * cols), b: values(rows * rank), scale: 2.0 });
+            let (a, b) = (values(rank * cols), values(rows * rank));
+            // A scale of 2.
+            adapter.matrices.insert(name, LowRank { rank, alpha: 6.0, a, b });
         }
     }
-    adapters
+    adapter
 }
 
 #[test]
@@ -279,14 +283,14 @@ fn of_adapters() {
     let random = &mut random();
     for recompute in [false, true] {
         let (_directory, checkpoint) = model(false, Container::Safetensors, random.next_u64());
-        let sources = adapters(&checkpoint.config, random);
+        let adapter = adapter(&checkpoint.config, 0.0, random);
         let mut reference = reference(&checkpoint);
-        for AdapterSource { name, a, b, .. } in &sources {
+        for (name, LowRank { a, b, .. }) in &adapter.matrices {
             for (part, values) in [(Part::A, a), (Part::B, b)] {
                 reference.values.insert((*name, part), values.iter().copied().map(f64::from).collect());
             }
         }
-        let trained = Trained::Adapters { sources, dropout: 0.0 };
+        let trained = Trained::Adapter(adapter);
         let mut training =
             Training::load(Cpu::new(2), &checkpoint, trained, options(recompute), &mut |_, _| {}).unwrap();
         check(&mut training, &mut reference, &Material::new(random), random);
@@ -301,8 +305,8 @@ fn recomputing_changes_no_bit() {
     let material = Material::new(random);
     let seed = random.next_u64();
     let run = |recompute: bool, n_threads: usize, key: u64| {
-        let sources = adapters(&checkpoint.config, &mut Pcg64Mcg::seed_from_u64(seed));
-        let trained = Trained::Adapters { sources, dropout: 0.3 };
+        let adapter = adapter(&checkpoint.config, 0.3, &mut Pcg64Mcg::seed_from_u64(seed));
+        let trained = Trained::Adapter(adapter);
         let cpu = Cpu::new(n_threads);
         let mut training = Training::load(cpu, &checkpoint, trained, options(recompute), &mut |_, _| {}).unwrap();
         let mut bits = Vec::new();

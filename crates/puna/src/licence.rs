@@ -215,7 +215,8 @@ impl Terms {
         let mut files = self.documents.clone();
         if let Some(licence) = self.licence {
             let notice = files.iter_mut().find(|(name, _)| stem(name) == "NOTICE");
-            let mut text = notice.as_ref().map_or_else(String::new, |(_, text)| String::from_utf8_lossy(text).into_owned());
+            let mut text =
+                notice.as_ref().map_or_else(String::new, |(_, text)| String::from_utf8_lossy(text).into_owned());
             if !text.contains(licence.notice) {
                 text += &format!("{}\n", licence.notice);
             }
@@ -412,7 +413,8 @@ mod tests {
         assert_eq!(id("Llama-3"), Some("llama3"));
         assert_eq!(id("my-Llama-3.2-1B"), Some("llama3.2"));
         assert_eq!(id("Llama-3.3-70B-Instruct"), Some("llama3.3"));
-        for name in ["open_llama_3b", "llama-30b", "CodeLlama-34b", "Llama-2-7b", "Llama-3.7-1B", "Llama-3.11", "bard"] {
+        for name in ["open_llama_3b", "llama-30b", "CodeLlama-34b", "Llama-2-7b", "Llama-3.7-1B", "Llama-3.11", "bard"]
+        {
             assert_eq!(id(name), None, "{name}");
         }
     }
@@ -453,7 +455,8 @@ mod tests {
         assert!(text(&alone, "NOTICE").starts_with(&format!("{notice}\n\nThe text of the Llama 3.1 Community")));
         assert!(alone.reminder().unwrap().contains("models/llama3_1/LICENSE"));
         let card = text(&alone, "README.md");
-        let expected = "---\nlicense: llama3.1\nbase_model: \"base\"\n---\n\n# Llama-x\n\n**Built with Llama**\n\nA model.\n";
+        let expected =
+            "---\nlicense: llama3.1\nbase_model: \"base\"\n---\n\n# Llama-x\n\n**Built with Llama**\n\nA model.\n";
         assert_eq!(card, format!("{expected}\n{notice}\n"));
 
         let agreement = "LLAMA 3.1 COMMUNITY LICENSE AGREEMENT";

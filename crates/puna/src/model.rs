@@ -167,7 +167,7 @@ impl ModelArgs {
         let bar = show::byte_bar("loading", bytes);
         let mut model = Llama::load(cpu.clone(), checkpoint, options, &mut |done, _| bar.set_position(done))
             .with_context(|| self.model.display().to_string())?;
-        adapters.iter().try_for_each(|adapter| model.adapt(adapter))?;
+        adapters.into_iter().try_for_each(|(adapter, weight)| model.adapt(adapter, weight))?;
         bar.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();
         let loading = Loading { seconds, bytes, repacked_bytes: cpu.copied() };

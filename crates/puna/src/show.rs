@@ -12,6 +12,18 @@ pub fn token_bar(what: &str, total: u64) -> ProgressBar {
     bar(what, total, "{msg:12} {bar:40} {human_pos}/{human_len} tokens {per_sec} {eta}")
 }
 
+/// A bar of steps, with a message that changes.
+pub fn step_bar(total: u64) -> ProgressBar {
+    bar("", total, "{pos}/{len} {bar:30} {msg} {eta}")
+}
+
+/// Something that goes on, of unknown length.
+pub fn spinner(what: &str) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+    spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+    spinner
+}
+
 fn bar(what: &str, total: u64, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("a valid template");
     ProgressBar::new(total).with_style(style).with_message(what.to_string())
@@ -38,6 +50,12 @@ pub fn error(error: &anyhow::Error) -> String {
 /// Bytes for people: `4.65 GiB`.
 pub fn bytes(n: u64) -> String {
     indicatif::BinaryBytes(n).to_string()
+}
+
+/// Seconds for people: `3m 20s`.
+pub fn duration(seconds: f64) -> String {
+    indicatif::HumanDuration(std::time::Duration::try_from_secs_f64(seconds).unwrap_or(std::time::Duration::MAX))
+        .to_string()
 }
 
 /// The number that is written as the f32 is: 1e-5 and not 9.99999974e-6.

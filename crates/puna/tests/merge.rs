@@ -89,18 +89,19 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn a_merged_model_answers_as_the_base_with_its_adapter() {
     // Sums of f32 in another order; of f16, 11 bits of each weight, over some layers; of 8-bit blocks with 8-bit inputs.
-    for (name, format, target, tolerance) in [
-        ("hf", "F32", None, 1e-5),
-        ("m.gguf", "F32", None, 1e-5),
-        ("m.gguf", "F16", Some("F32"), 1e-5),
-        ("hf", "F16", None, 3e-3),
-        ("m.gguf", "Q8_0", None, 5e-2),
+    for (name, format, out, target, tolerance) in [
+        ("hf", "F32", "out", None, 1e-5),
+        ("hf", "BF16", "out.gguf", Some("F32"), 1e-5),
+        ("m.gguf", "F16", "out.gguf", Some("F32"), 1e-5),
+        ("hf", "F16", "out", None, 3e-3),
+        ("m.gguf", "Q8_0", "out.gguf", None, 5e-2),
     ] {
         let made = Made::new(name, format);
-        let out = made.files.path(if name == "hf" { "out" } else { "out.gguf" });
+        let out = made.files.path(out);
         let args: Vec<&str> = target.iter().flat_map(|format| ["--format", format]).collect();
         made.merge(&out, &[text(&made.first)], &args).succeeded();
-        let (base, adapted) = (made.logits(&made.model, &[]), made.logits(&made.model, &["--adapter", text(&made.first)]));
+        let (base, adapted) =
+            (made.logits(&made.model, &[]), made.logits(&made.model, &["--adapter", text(&made.first)]));
         let found = distance(&adapted, &made.logits(&out, &[]));
         assert!(found < tolerance, "{name} {format}: {found:.1e}");
         assert!(distance(&base, &adapted) > 0.2, "{name} {format}: the adapter does nothing");
@@ -128,7 +129,8 @@ fn two_adapters_add_up_each_with_its_weight() {
 fn an_adapter_changes_the_answer() {
     let made = Made::new("m.gguf", "Q8_0");
     let answer = |args: &[&str]| {
-        let all = ["run", text(&made.model), "Hello", "--temperature", "0", "--max-tokens", "12", "--ignore-eos", "--json"];
+        let all =
+            ["run", text(&made.model), "Hello", "--temperature", "0", "--max-tokens", "12", "--ignore-eos", "--json"];
         puna(&[&all, args].concat()).json()["ids"].clone()
     };
     let base = answer(&[]);
@@ -145,7 +147,9 @@ fn what_rounding_did_is_told() {
     let made = Made::with("m.gguf", "Q4_0", 0.01, |_| Settings::default());
     let out = made.files.path("out.gguf");
     let run = made.merge(&out, &[text(&made.first)], &["--tensors"]).succeeded();
-    for expected in ["1 adapter merged into 15 matrices", "layers.0.attention.q", "15 matrices", "Q4_0", " of the change"] {
+    for expected in
+        ["1 adapter merged into 15 matrices", "layers.0.attention.q", "15 matrices", "Q4_0", " of the change"]
+    {
         assert!(run.stdout.contains(expected), "expected `{expected}`: {run}");
     }
     assert!(run.stderr.contains("warning: rounding moves the weights "), "{run}");
@@ -264,13 +268,17 @@ fn what_does_not_fit_is_refused() {
     let (first, out) = (text(&made.first), made.files.path("out"));
     let shape = model::SHAPE.replace("\"n_kv_heads\": 1", "\"n_kv_heads\": 2");
     let wide = made.files.model_of(&shape, "wide", "F32");
-    puna(&["run", text(&wide), "Hello", "--adapter", first])
-        .refused(&["first", "k_proj.lora_B.weight", "shape is [32, 2], expected [64, 2] for this base"]);
+    puna(&["run", text(&wide), "Hello", "--adapter", first]).refused(&[
+        "first",
+        "k_proj.lora_B.weight",
+        "shape is [32, 2], expected [64, 2] for this base",
+    ]);
     puna(&["adapter", "merge", "-m", text(&wide), first, "-o", text(&out)]).refused(&["shape is [32, 2]"]);
     puna(&["run", text(&wide), "Hello", "--adapter", "absent"]).refused(&["absent"]);
     puna(&["run", text(&wide), "Hello", "--adapter", "a=x"]).misused(&["expected a number behind `=`, found `x`"]);
     made.merge(&made.model, &[first], &[]).refused(&["hf: exists already; name something new"]);
-    made.merge(&made.files.path("out.gguf"), &[first], &[]).refused(&["of a directory only a directory is made"]);
+    let gguf = Made::new("m.gguf", "F16");
+    gguf.merge(&out, &[text(&gguf.first)], &[]).refused(&["a GGUF file does not become a directory"]);
     made.merge(&out, &[first], &["--format", "Q8_0"]).refused(&["Q8_0 has no place in safetensors"]);
     made.merge(&out, &[first], &["--format", "Q9"]).misused(&["Q9"]);
     made.merge(&out, &[], &[]).misused(&["ADAPTER"]);

@@ -7,7 +7,7 @@ mod open;
 mod session;
 mod stop;
 
-pub use open::{check_draft, load_tokenizer, tokenizer};
+pub use open::{check_draft, gguf_vocabulary, load_tokenizer, tokenizer};
 pub use session::{Answer, Event, Options, Session, Timings};
 
 /// What can go wrong in a session. Messages are complete in themselves; none relies on a `source` chain being printed.

@@ -1,4 +1,4 @@
-//! From a model's files to its tokenizer.
+//! From a model's files to its tokenizer, and back.
 
 use crate::Error;
 use puna_checkpoint::{Checkpoint, Config, TokenizerSource};
@@ -44,6 +44,26 @@ pub fn tokenizer(checkpoint: &Checkpoint, path: &Path) -> Result<Tokenizer, Erro
         });
     }
     Ok(tokenizer)
+}
+
+/// A tokenizer as the metadata of a GGUF file; `path` is where it came from, for messages.
+///
+/// # Errors
+/// When it is one of SentencePiece.
+pub fn gguf_vocabulary(tokenizer: &Tokenizer, path: &Path) -> Result<puna_checkpoint::GgufVocabulary, Error> {
+    let v = tokenizer.to_gguf().map_err(|error| Error::Tokenizer { path: path.display().to_string(), error })?;
+    Ok(puna_checkpoint::GgufVocabulary {
+        model: v.model,
+        pre: v.pre,
+        tokens: v.tokens,
+        token_types: v.token_types,
+        scores: v.scores,
+        merges: v.merges,
+        bos: v.bos,
+        eos: v.eos,
+        add_bos: v.add_bos,
+        add_space_prefix: v.add_space_prefix,
+    })
 }
 
 /// Checks that a draft model can guess tokens for another: it must know the same tokens by the same ids, as many as the

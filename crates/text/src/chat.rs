@@ -15,9 +15,11 @@ pub use prompt::{Prompt, Segment};
 
 use crate::python_json::TooLarge;
 use crate::tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
 
 /// Which format of the Llama family a conversation is written in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Dialect {
     /// What the template published with Llama 3.1 renders: a system message with the date, contents trimmed. What everyone's
     /// deployments use.

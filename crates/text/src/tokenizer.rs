@@ -1,8 +1,8 @@
 //! Text to token ids and back.
 //!
 //! A [`Tokenizer`] comes from one of three files: Meta's `tokenizer.model`, Hugging Face's `tokenizer.json`, or the
-//! metadata of a GGUF file; a [`Trainer`] makes the first of these from texts. Reading files is the caller's; this
-//! module sees bytes. Special tokens (end of turn and the like) are never found in a text: whoever wants one asks for it
+//! metadata of a GGUF file, as which it can be written too; a [`Trainer`] makes the first of these from texts. Reading
+//! files is the caller's; this module sees bytes. Special tokens (end of turn and the like) are never found in a text: whoever wants one asks for it
 //! with [`Tokenizer::special`], which only the chat format does.
 
 mod byte_level;
@@ -74,6 +74,9 @@ pub enum TokenizerError {
         /// The byte.
         byte: u8,
     },
+    /// A vocabulary of characters where only one of bytes will do.
+    #[error("expected a byte-level vocabulary, as Llama 3 has, found one of SentencePiece")]
+    NotByteLevel,
     /// Not a vocabulary but a flood.
     #[error("{found} tokens, more than the limit of {limit}")]
     TooManyTokens {
@@ -174,6 +177,19 @@ impl Tokenizer {
     /// Another `model` or `pre`, arrays of different lengths, merges of unknown tokens, ids outside the vocabulary.
     pub fn from_gguf(v: &GgufVocabulary) -> Result<Tokenizer, TokenizerError> {
         Tokenizer::new(gguf::read(v)?)
+    }
+
+    /// The vocabulary as the metadata of a GGUF file has it: [`Tokenizer::from_gguf`] makes the same tokenizer of it, and
+    /// so does llama.cpp.
+    ///
+    /// A list of merges names the two parts of a token, where tiktoken's form merges any that spell it; there is but
+    /// one pair for each that ever does. The end token is the one that the file names, else `<|eot_id|>`, which ends an
+    /// answer, else the end of text.
+    ///
+    /// # Errors
+    /// The vocabulary is one of SentencePiece.
+    pub fn to_gguf(&self) -> Result<GgufVocabulary, TokenizerError> {
+        gguf::write(self)
     }
 
     fn new(parts: Parts) -> Result<Tokenizer, TokenizerError> {
@@ -325,7 +341,9 @@ impl Tokenizer {
                         .zip(start..)
                         .map(|(byte, start)| Symbol { start, id: self.byte_tokens[usize::from(*byte)] }),
                 ),
-                (None, Merges::ById | Merges::ByRank(_)) => symbols.push(Symbol { start, id: NO_TOKEN }),
+                (None, Merges::ById | Merges::ByIdBelow(_) | Merges::ByRank(_)) => {
+                    symbols.push(Symbol { start, id: NO_TOKEN })
+                }
             }
         }
     }

@@ -4,6 +4,7 @@ mod eight_bits;
 
 use eight_bits::Quantized;
 use rayon::prelude::*;
+use std::io::{self, Read, Write};
 
 /// Values that a task updates: whole blocks of 8-bit moments.
 const CHUNK: usize = 64 * eight_bits::BLOCK;
@@ -69,6 +70,38 @@ impl Moments {
                 Moments::EightBits { mean: Quantized::zeros(true, n), square: Quantized::zeros(false, n) }
             }
         }
+    }
+}
+
+impl Moments {
+    /// Writes them as they are in memory, little-endian.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            Moments::F32 { mean, square } => {
+                out.write_all(bytemuck::cast_slice(mean))?;
+                out.write_all(bytemuck::cast_slice(square))
+            }
+            Moments::EightBits { mean, square } => {
+                mean.write(out)?;
+                square.write(out)
+            }
+        }
+    }
+
+    /// Reads those of `n` values.
+    pub fn read(format: MomentFormat, n: usize, input: &mut dyn Read) -> io::Result<Moments> {
+        let mut moments = Moments::new(format, n);
+        match &mut moments {
+            Moments::F32 { mean, square } => {
+                input.read_exact(bytemuck::cast_slice_mut(mean))?;
+                input.read_exact(bytemuck::cast_slice_mut(square))?;
+            }
+            Moments::EightBits { mean, square } => {
+                mean.read(input)?;
+                square.read(input)?;
+            }
+        }
+        Ok(moments)
     }
 }
 

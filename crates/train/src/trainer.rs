@@ -66,6 +66,22 @@ impl Trainer {
         self.n_steps
     }
 
+    /// What a checkpoint of the optimizer holds, beside [`Self::n_steps`].
+    pub fn moments(&self) -> &[Moments] {
+        &self.moments
+    }
+
+    /// Goes on behind `n_steps` steps with these moments, one a parameter, or none if there was no step.
+    pub fn restore(&mut self, n_steps: u64, moments: Vec<Moments>) {
+        self.n_steps = n_steps;
+        self.moments = moments;
+    }
+
+    /// How moments are stored.
+    pub fn moment_format(&self) -> MomentFormat {
+        self.options.moments
+    }
+
     /// One step on batches, whose labels all count the same: the loss is the mean of their negative log-probabilities.
     ///
     /// # Panics

@@ -63,12 +63,6 @@ impl Adapter {
         self.matrices.values().map(|matrix| (matrix.a.len() + matrix.b.len()) as u64).sum()
     }
 
-    /// The same adapter with so many times its effect.
-    pub fn weighted(mut self, weight: f32) -> Adapter {
-        self.matrices.values_mut().for_each(|matrix| matrix.alpha *= weight);
-        self
-    }
-
     /// The same adapter for a base whose rows of q and k are in this order.
     ///
     /// # Panics
@@ -84,14 +78,15 @@ impl Adapter {
         self
     }
 
-    /// Holds everything against the base, for the writers: what was read and not changed can't fail here.
-    pub(crate) fn check(&self, config: &Config) -> Result<(), String> {
+    /// Holds everything against a base of these sizes; the error says in words what does not fit. What
+    /// [`open`](super::open) has read for it fits.
+    pub fn check(&self, config: &Config) -> Result<(), String> {
         if self.matrices.is_empty() {
             return Err("an adapter without a matrix".into());
         }
         for (&name, LowRank { rank, alpha, a, b }) in &self.matrices {
             if !is_adaptable(name) || matches!(name, Name::Layer { layer, .. } if layer >= config.n_layers) {
-                return Err(format!("{name}: not a matrix of the base that an adapter can change"));
+                return Err(format!("an adapter of {name}: expected one of the model's matrices"));
             }
             let (rows, cols) = config.shape(name);
             if !(1..=MAX_RANK).contains(rank) || a.len() != rank * cols || b.len() != rows * rank {

@@ -23,7 +23,7 @@ pub use identity::{BaseIdentity, Digest, Likeness};
 pub use listing::{Factor, Form, Listing, Stored};
 pub use llama_cpp::write as write_gguf;
 pub use lora::{Adapter, LowRank, Settings};
-pub use peft::write as write_peft;
+pub use peft::{replace as replace_peft, write as write_peft};
 
 pub(crate) use llama_cpp::read as read_gguf;
 pub(crate) use peft::read as read_peft;

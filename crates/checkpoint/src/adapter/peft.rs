@@ -149,6 +149,24 @@ fn factor(path: &Path, bytes: &Bytes, entry: &Entry<'_>) -> Result<Factor, Error
 pub fn write(adapter: &Adapter, dir: &Path, config: &Config) -> Result<(), Error> {
     adapter.check(config).map_err(|what| stream::wrong(dir, what))?;
     make_empty(dir)?;
+    put(adapter, dir, config)
+}
+
+/// The same into a directory that has other files, and may have an adapter, whose place this one takes.
+///
+/// # Errors
+/// As [`write`].
+pub fn replace(adapter: &Adapter, dir: &Path, config: &Config) -> Result<(), Error> {
+    adapter.check(config).map_err(|what| stream::wrong(dir, what))?;
+    // Values of one adapter never lie beside the configuration of another.
+    let old = dir.join(CONFIG);
+    match std::fs::remove_file(&old) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&old)(error)),
+        _ => put(adapter, dir, config),
+    }
+}
+
+fn put(adapter: &Adapter, dir: &Path, config: &Config) -> Result<(), Error> {
     let called = |name| ["A", "B"].map(|side| format!("{PREFIX}{}.lora_{side}.weight", module(name)));
     let declarations = declarations(adapter, config, called);
     let metadata = identity::to_metadata(adapter.settings.base.as_ref(), adapter.settings.chat_template);

@@ -9,36 +9,38 @@ use crate::{
 use rayon::prelude::*;
 use std::path::Path;
 
-/// Writes a model with what adapters add to it, as [`super::write`] does; what several say of a matrix adds up.
+/// Writes a model with what adapters add to it, as [`super::write`] does; what several say of a matrix adds up, each times
+/// its weight.
 ///
 /// # Errors
 /// Those of [`super::write`], an adapter that does not fit the model, and one of an output matrix that is the token
 /// embedding too, which would be changed with it.
 pub fn write_merged(
     checkpoint: &Checkpoint,
-    adapters: Vec<Adapter>,
+    adapters: Vec<(Adapter, f32)>,
     out: &Path,
     options: &Options,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Rounded>, Error> {
     let config = &checkpoint.config;
-    for adapter in &adapters {
+    for (adapter, _) in &adapters {
         adapter.check(config).map_err(|what| wrong(out, what))?;
         if config.tied_embeddings && adapter.matrices.contains_key(&Name::Output) {
             let what = "the model's output matrix is its token embedding, and merging can't change only one of them";
             return Err(wrong(out, what.into()));
         }
     }
-    let in_order = |adapter: Adapter| adapter.with_pairing(config.rope.pairing, config);
-    let adapters: Vec<Adapter> = adapters.into_iter().map(in_order).collect();
+    let in_order = |(adapter, weight): (Adapter, f32)| (adapter.with_pairing(config.rope.pairing, config), weight);
+    let adapters: Vec<(Adapter, f32)> = adapters.into_iter().map(in_order).collect();
     super::write(checkpoint, out, options, &mut |tensor| merged(tensor, &adapters), progress)
 }
 
 /// A tensor with what adapters add, whose rows are in its order; `None` where none of them does.
-fn merged(tensor: &Tensor, adapters: &[Adapter]) -> Option<Vec<f32>> {
+fn merged(tensor: &Tensor, adapters: &[(Adapter, f32)]) -> Option<Vec<f32>> {
     let matrices: Vec<(f32, &LowRank)> = adapters
         .iter()
-        .filter_map(|adapter| adapter.matrices.get(&tensor.name).map(|matrix| (adapter.scale(matrix), matrix)))
+        .filter_map(|(adapter, weight)| Some((adapter, weight, adapter.matrices.get(&tensor.name)?)))
+        .map(|(adapter, weight, matrix)| (weight * adapter.scale(matrix), matrix))
         .collect();
     if matrices.is_empty() {
         return None;

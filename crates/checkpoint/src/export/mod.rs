@@ -4,15 +4,16 @@
 //! copied bit for bit, tokenizer and metadata too; what is changed is rounded to its format, and the result tells what
 //! that did. In memory there are the values of one tensor and one chunk.
 //!
-//! A directory is made of a directory, a GGUF file of a GGUF file: the vocabulary has another form in each, and none is
-//! converted. Meta's directories become Hugging Face's.
+//! A directory, Hugging Face's or Meta's, becomes a Hugging Face directory, or a GGUF file if its vocabulary is given in
+//! that form; a GGUF file becomes a GGUF file.
 
 mod merge;
 
 pub use merge::write_merged;
 
 use crate::{
-    Checkpoint, ConfigError, Container, Error, Layout, Name, RopePairing, RopeScaling, Tensor, WeightFormat,
+    Checkpoint, ConfigError, Container, Error, GgufVocabulary, Layout, Name, RopePairing, RopeScaling, Tensor,
+    WeightFormat,
     gguf::{self, MetadataValue},
     hugging_face::{config_to_json, torch_dtype},
     json,
@@ -37,6 +38,8 @@ pub struct Options {
     pub beside: Vec<(String, Vec<u8>)>,
     /// Metadata of a GGUF file that takes the place of the checkpoint's, or is added.
     pub metadata: Vec<(String, MetadataValue)>,
+    /// The vocabulary of a directory that becomes a GGUF file.
+    pub vocabulary: Option<GgufVocabulary>,
 }
 
 /// What rounding to its format did to a tensor that was changed.
@@ -116,7 +119,7 @@ pub fn write(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Rounded>, Error> {
     let container = Container::of(out);
-    check(checkpoint, container, out, options.format)?;
+    check(checkpoint, container, out, options)?;
     let tensors = plan(checkpoint, container, options.format, out)?;
     let declarations: Vec<Declaration> = tensors.iter().map(|tensor| tensor.declaration.clone()).collect();
     let mut total = 0u64;
@@ -172,25 +175,25 @@ pub fn write(
 }
 
 /// Holds what is asked for against what there is.
-fn check(checkpoint: &Checkpoint, container: Container, out: &Path, format: Option<WeightFormat>) -> Result<(), Error> {
-    let refused = match (checkpoint.layout, container) {
-        (Layout::Gguf, Container::Safetensors) => {
-            "of a GGUF file only a GGUF file is made, for its vocabulary is not converted; name a file that ends in .gguf"
+fn check(checkpoint: &Checkpoint, container: Container, out: &Path, options: &Options) -> Result<(), Error> {
+    let n_tokens = options.vocabulary.as_ref().map(|vocabulary| vocabulary.tokens.len());
+    let vocab_size = checkpoint.config.vocab_size;
+    let what = match (container, checkpoint.layout, n_tokens, options.format) {
+        (Container::Safetensors, Layout::Gguf, ..) => {
+            "a GGUF file does not become a directory: its vocabulary is not converted; name a file that ends in .gguf"
+                .to_owned()
         }
-        (Layout::HuggingFace | Layout::Meta, Container::Gguf) => {
-            "of a directory only a directory is made, for its vocabulary is not converted; name a directory, or begin \
-             with a GGUF file of the same model"
+        (Container::Gguf, Layout::HuggingFace | Layout::Meta, None, _) => "a GGUF file needs a vocabulary".to_owned(),
+        (Container::Gguf, Layout::HuggingFace | Layout::Meta, Some(n), _) if n > vocab_size => {
+            format!("a vocabulary of {n} tokens, expected at most the model's {vocab_size}")
         }
-        _ => match format {
-            Some(format) if !format.fits(container) => {
-                let what = format!("{format} has no place in {}", container.name());
-                return Err(wrong(out, what));
-            }
-            Some(WeightFormat::Fp8) => "FP8 is kept where a model has it, and not made; choose another format",
-            _ => return Ok(()),
-        },
+        (.., Some(format)) if !format.fits(container) => format!("{format} has no place in {}", container.name()),
+        (.., Some(WeightFormat::Fp8)) => {
+            "FP8 is kept where a model has it, and not made; choose another format".to_owned()
+        }
+        _ => return Ok(()),
     };
-    Err(wrong(out, refused.into()))
+    Err(wrong(out, what))
 }
 
 /// A tensor of the new files.
@@ -205,7 +208,7 @@ enum Content<'a> {
     /// FP8: the factors of its rows.
     RowScales(&'a Tensor),
     /// The divisors of the rotary frequencies.
-    Divisors(&'a [f32]),
+    Divisors(Vec<f32>),
 }
 
 fn plan<'a>(
@@ -221,7 +224,15 @@ fn plan<'a>(
             Container::Gguf => tensor.name.gguf(),
             Container::Safetensors => tensor.name.hugging_face(),
         };
-        let format = format.map_or(tensor.format, |format| format.tensor(config, container, tensor.name));
+        let own = match container {
+            // As everyone's GGUF files have it: not all programs compute with others.
+            Container::Gguf if checkpoint.layout != Layout::Gguf && tensor.name.is_norm() => Format::F32,
+            _ => tensor.format,
+        };
+        let format = format.map_or(own, |format| format.tensor(config, container, tensor.name));
+        if container == Container::Gguf && format.info().ggml_type.is_none() {
+            return Err(wrong(out, format!("tensor `{name}`: {format} has no place in GGUF; choose another format")));
+        }
         if format == Format::F8E4M3 {
             if tensor.row_scale(0).is_none() {
                 let what =
@@ -235,10 +246,13 @@ fn plan<'a>(
         let shape = if config.shape(tensor.name).0 == 1 { vec![tensor.cols] } else { vec![tensor.rows, tensor.cols] };
         tensors.push(Planned { declaration: Declaration { name, format, shape }, content: Content::Weights(tensor) });
     }
-    if let RopeScaling::Factors(factors) = &config.rope.scaling {
-        let declaration =
-            Declaration { name: gguf::FREQUENCIES.into(), format: Format::F32, shape: vec![factors.len()] };
-        tensors.push(Planned { declaration, content: Content::Divisors(factors) });
+    if container == Container::Gguf
+        && matches!(config.rope.scaling, RopeScaling::Factors(_) | RopeScaling::Llama3 { .. })
+    {
+        let divisors = config.rope.divisors(config.head_dim);
+        let shape = vec![divisors.len()];
+        let declaration = Declaration { name: gguf::FREQUENCIES.into(), format: Format::F32, shape };
+        tensors.push(Planned { declaration, content: Content::Divisors(divisors) });
     }
     Ok(tensors)
 }
@@ -257,7 +271,7 @@ struct Source<'a> {
 impl Source<'_> {
     fn write(&mut self, planned: &Planned<'_>, append: Append<'_>) -> Result<(), Error> {
         let format = planned.declaration.format;
-        match planned.content {
+        match &planned.content {
             Content::Weights(tensor) => self.weights(tensor, format, append),
             Content::RowScales(tensor) => {
                 let values = self.ask(tensor)?;
@@ -382,24 +396,46 @@ fn encoded(format: Format, values: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// The metadata of the checkpoint's first file, but what belongs to those files alone, and what takes its place.
+/// The metadata of the checkpoint's first file, but what belongs to those files alone, or that of a directory; and what
+/// takes its place.
 fn metadata(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<(String, MetadataValue)>, Error> {
     const QUANTIZATION: &str = "general.quantization_version";
-    let path = &first_file(checkpoint)?;
-    let bytes = Bytes::map(path)?;
-    let pairs = gguf::encoded_metadata(&bytes).map_err(|error| Error::Gguf { path: path.to_owned(), error })?;
-    let of_files = |key: &str| key == "general.alignment" || key.starts_with("split.");
-    let of_formats = |key: &str| key == "general.file_type" || key.starts_with("quantize.");
     let replaced = |key: &str| options.metadata.iter().any(|(new, _)| new == key);
-    let goes = |key: &str| of_files(key) || replaced(key) || (options.format.is_some() && of_formats(key));
-    let kept = pairs.iter().filter(|(key, _)| !goes(key));
-    let mut metadata: Vec<(String, MetadataValue)> =
-        kept.map(|(key, value)| ((*key).to_owned(), MetadataValue::Encoded(value.to_vec()))).collect();
+    let mut metadata = match &options.vocabulary {
+        Some(vocabulary) if checkpoint.layout != Layout::Gguf => {
+            let mut vocabulary = vocabulary.clone();
+            // Rows of the embedding that no token has; GGUF wants a name for each, and type 5 says that it is unused.
+            for id in vocabulary.tokens.len()..checkpoint.config.vocab_size {
+                vocabulary.tokens.push(format!("[PAD{id}]"));
+                vocabulary.token_types.push(5);
+            }
+            let template = checkpoint.chat_template.as_deref();
+            let mut metadata = gguf::metadata("", &checkpoint.config, &vocabulary, template);
+            metadata.retain(|(key, _)| !replaced(key));
+            metadata
+        }
+        _ => kept_metadata(checkpoint, options.format.is_some(), &replaced)?,
+    };
     metadata.extend(options.metadata.iter().cloned());
     if !metadata.iter().any(|(key, _)| key == QUANTIZATION) {
         metadata.push((QUANTIZATION.into(), MetadataValue::U32(2)));
     }
     Ok(metadata)
+}
+
+fn kept_metadata(
+    checkpoint: &Checkpoint,
+    in_new_format: bool,
+    replaced: &dyn Fn(&str) -> bool,
+) -> Result<Vec<(String, MetadataValue)>, Error> {
+    let path = first_file(checkpoint)?;
+    let bytes = Bytes::map(&path)?;
+    let pairs = gguf::encoded_metadata(&bytes).map_err(|error| Error::Gguf { path, error })?;
+    let of_files = |key: &str| key == "general.alignment" || key.starts_with("split.");
+    let of_formats = |key: &str| key == "general.file_type" || key.starts_with("quantize.");
+    let goes = |key: &str| of_files(key) || replaced(key) || (in_new_format && of_formats(key));
+    let kept = pairs.iter().filter(|(key, _)| !goes(key));
+    Ok(kept.map(|(key, value)| ((*key).to_owned(), MetadataValue::Encoded(value.to_vec()))).collect())
 }
 
 /// Files of a directory that are copied as they are, where they are.

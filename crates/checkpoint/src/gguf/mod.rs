@@ -9,5 +9,6 @@ pub use crate::safetensors::Declaration;
 pub(crate) use header::encoded_metadata;
 pub use header::{Dims, Header, HeaderError, TensorInfo, Value, ValueType};
 pub use metadata::metadata;
-pub(crate) use model::{FREQUENCIES, open, open_bytes};
+pub use model::from_bytes;
+pub(crate) use model::{FREQUENCIES, open};
 pub use writer::{MetadataValue, Writer};

@@ -97,11 +97,13 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint, Error> {
     assemble(path, &sources)
 }
 
-/// The model in one file that is not on disk, for fuzzing.
-pub(crate) fn open_bytes(bytes: &[u8]) -> Result<Checkpoint, Error> {
-    let path = PathBuf::from("bytes.gguf");
-    let sources = [Source { path: path.clone(), bytes: Bytes::from(bytes.to_vec()) }];
-    assemble(&path, &sources)
+/// Opens a GGUF file, no part of a set, whose bytes are at hand, as those of a model in the program itself are: `path`
+/// is what messages call it. Nothing is copied.
+///
+/// # Errors
+/// What is wrong in it, as for a file on disk.
+pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Checkpoint, Error> {
+    assemble(path, &[Source { path: path.to_owned(), bytes }])
 }
 
 /// The model in a complete set of files.

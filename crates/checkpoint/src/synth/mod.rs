@@ -1,21 +1,25 @@
-//! Random-weight models of any size, to measure a machine before downloading anything.
+//! Random-weight models of any size, to measure a machine before downloading anything; and, by [`write_initial`], those
+//! that training from scratch begins with.
 //!
-//! Weights are normal with standard deviation 1/√(values per row), norms are 1, so activations stay of ordinary size.
-//! They are not drawn one by one: for every format and row length a pool of 4,096 encoded runs of (mostly) 256 values
-//! is made from the seed, and every row of every tensor is put together from runs that a counter-based hash of (seed,
-//! tensor, row, run) picks. So writing costs a copy, whatever the format costs to encode; rows differ from each other;
-//! and the bytes depend on the seed alone, not on threads. Memory is the pools (a few MiB each) and one chunk.
+//! Weights to measure with are normal with standard deviation 1/√(values per row), norms are 1, so activations stay of
+//! ordinary size. They are not drawn one by one: for every format and row length a pool of 4,096 encoded runs of
+//! (mostly) 256 values is made from the seed, and every row of every tensor is put together from runs that a
+//! counter-based hash of (seed, tensor, row, run) picks. So writing costs a copy, whatever the format costs to encode;
+//! rows differ from each other; and the bytes depend on the seed alone, not on threads. Memory is the pools (a few MiB
+//! each) and one chunk.
 
+mod initial;
 mod shape;
 mod vocabulary;
 
 pub use crate::container::Container;
+pub use initial::write_initial;
 pub use shape::Shape;
 
 use crate::{
     Error,
     config::{Config, RopeScaling},
-    gguf,
+    gguf::{self, MetadataValue},
     hugging_face::config_to_json,
     name::Name,
     safetensors::{self, Declaration},
@@ -81,41 +85,16 @@ pub fn write(
         return Err(wrong(out, format!("{format} has no place in {}", container.name())));
     }
     let tensors = plan(config, format, container);
-    let declarations: Vec<Declaration> = tensors.iter().map(|tensor| tensor.declaration.clone()).collect();
-    let mut written = Written { total: 0, done: 0, progress };
-    for tensor in &tensors {
-        written.total += tensor.declaration.checked_bytes(out)?;
-    }
+    let mut written = Written::new(&tensors, out, progress)?;
     let mut pools = Pools { weights, pools: BTreeMap::new(), scratch: Vec::new() };
     match container {
         Container::Gguf => {
             let metadata = gguf::metadata(shape.name(), config, &vocabulary::gguf(config), None);
-            let mut writer = gguf::Writer::create(out, &metadata, &declarations)?;
-            for tensor in &tensors {
-                pools.write(tensor, &mut |piece| {
-                    match piece {
-                        Piece::Bytes(bytes) => writer.append(bytes)?,
-                        Piece::Hole(n) => writer.skip(n)?,
-                    }
-                    written.add(&piece);
-                    Ok(())
-                })?;
-            }
-            writer.finish()
+            file(&metadata, &tensors, out, &mut pools, &mut written)
         }
         Container::Safetensors => {
             make_empty(out)?;
-            safetensors::write_files(out, &declarations, &mut |i, writer| {
-                pools.write(&tensors[i], &mut |piece| {
-                    match piece {
-                        Piece::Bytes(bytes) => writer.append(bytes)?,
-                        Piece::Hole(n) => writer.skip(n)?,
-                    }
-                    written.add(&piece);
-                    Ok(())
-                })
-            })?;
-            write_beside(config, format, out)
+            directory(config, format, &tensors, out, &mut pools, &mut written)
         }
     }
 }
@@ -126,21 +105,73 @@ struct Written<'p> {
     progress: &'p mut dyn FnMut(u64, u64),
 }
 
-impl Written<'_> {
+impl<'p> Written<'p> {
+    /// Nothing yet of these tensors.
+    fn new(tensors: &[Planned], out: &Path, progress: &'p mut dyn FnMut(u64, u64)) -> Result<Written<'p>, Error> {
+        let mut total = 0;
+        for tensor in tensors {
+            total += tensor.declaration.checked_bytes(out)?;
+        }
+        Ok(Written { total, done: 0, progress })
+    }
+
     fn add(&mut self, piece: &Piece<'_>) {
         self.done += piece.len();
         (self.progress)(self.done, self.total);
     }
 }
 
-/// What lies beside the weights; `config.json` last, so that an unfinished directory is no model.
-fn write_beside(config: &Config, format: WeightFormat, out: &Path) -> Result<(), Error> {
+/// Writes a GGUF file.
+fn file(
+    metadata: &[(String, MetadataValue)],
+    tensors: &[Planned],
+    out: &Path,
+    pools: &mut Pools,
+    written: &mut Written<'_>,
+) -> Result<(), Error> {
+    let mut writer = gguf::Writer::create(out, metadata, &declarations(tensors))?;
+    for tensor in tensors {
+        pools.write(tensor, &mut |piece| {
+            match piece {
+                Piece::Bytes(bytes) => writer.append(bytes)?,
+                Piece::Hole(n) => writer.skip(n)?,
+            }
+            written.add(&piece);
+            Ok(())
+        })?;
+    }
+    writer.finish()
+}
+
+/// Writes the weights and what lies beside them; `config.json` last, so that an unfinished directory is no model.
+fn directory(
+    config: &Config,
+    format: WeightFormat,
+    tensors: &[Planned],
+    out: &Path,
+    pools: &mut Pools,
+    written: &mut Written<'_>,
+) -> Result<(), Error> {
+    safetensors::write_files(out, &declarations(tensors), &mut |i, writer| {
+        pools.write(&tensors[i], &mut |piece| {
+            match piece {
+                Piece::Bytes(bytes) => writer.append(bytes)?,
+                Piece::Hole(n) => writer.skip(n)?,
+            }
+            written.add(&piece);
+            Ok(())
+        })
+    })?;
     let save = |name: &str, json: serde_json::Value| write_file(&out.join(name), format!("{json:#}\n").as_bytes());
     write_file(&out.join("tokenizer.json"), vocabulary::tokenizer_json(config).to_string().as_bytes())?;
     let [bos, eos] = vocabulary::bos_and_eos(config);
     save("generation_config.json", json!({ "bos_token_id": bos, "eos_token_id": eos }))?;
     let dtype = format.tensor(config, Container::Safetensors, Name::Output);
     save("config.json", config_to_json(config, dtype, format == WeightFormat::Fp8, bos, eos))
+}
+
+fn declarations(tensors: &[Planned]) -> Vec<Declaration> {
+    tensors.iter().map(|tensor| tensor.declaration.clone()).collect()
 }
 
 /// A tensor to write.
@@ -150,8 +181,10 @@ struct Planned {
 }
 
 enum Content {
-    /// Random rows; the number makes tensors differ.
+    /// Random rows from a pool; the number makes tensors differ.
     Random { tensor: u64 },
+    /// Values drawn one by one from a normal distribution, in f32; the number makes tensors differ.
+    Drawn { tensor: u64, std: f32 },
     /// One value everywhere, in the declared format.
     Constant(f32),
     /// These values, in the declared format.
@@ -224,20 +257,38 @@ impl Pools {
                     return append(Piece::Hole(tensor_bytes));
                 };
                 let pool = self.pools.entry((*format, cols)).or_insert_with(|| Pool::new(*format, cols, seed));
-                let row_bytes = format.row_bytes(cols).expect("`write` checked every row length");
-                let rows_at_once = (CHUNK / row_bytes).clamp(1, rows);
-                for first in (0..rows).step_by(rows_at_once) {
-                    let n = rows_at_once.min(rows - first);
-                    self.scratch.resize(n * row_bytes, 0);
-                    self.scratch.par_chunks_exact_mut(row_bytes).enumerate().with_min_len(16).for_each(|(i, row)| {
-                        pool.fill(row, seed, *tensor, (first + i) as u64);
-                    });
-                    append(Piece::Bytes(&self.scratch))?;
-                }
-                Ok(())
+                let row_bytes = format.row_bytes(cols).expect("`Written::new` checked every row length");
+                let fill = |row: &mut [u8], i| pool.fill(row, row_seed(seed, *tensor, i));
+                append_rows(rows, row_bytes, &mut self.scratch, fill, append)
+            }
+            Content::Drawn { tensor, std } => {
+                let Weights::Random { seed } = self.weights else {
+                    return append(Piece::Hole(tensor_bytes));
+                };
+                let fill = |row: &mut [u8], i| draw(row, *std, row_seed(seed, *tensor, i));
+                append_rows(rows, 4 * cols, &mut self.scratch, fill, append)
             }
         }
     }
+}
+
+/// Appends `n_rows` rows of so many bytes, chunk by chunk; `fill` makes a row by its number.
+fn append_rows(
+    n_rows: usize,
+    row_bytes: usize,
+    scratch: &mut Vec<u8>,
+    fill: impl Fn(&mut [u8], u64) + Sync,
+    append: &mut dyn FnMut(Piece) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let rows_at_once = (CHUNK / row_bytes).clamp(1, n_rows);
+    for first in (0..n_rows).step_by(rows_at_once) {
+        let n = rows_at_once.min(n_rows - first);
+        scratch.resize(n * row_bytes, 0);
+        let rows = scratch.par_chunks_exact_mut(row_bytes).enumerate().with_min_len(16);
+        rows.for_each(|(i, row)| fill(row, (first + i) as u64));
+        append(Piece::Bytes(scratch))?;
+    }
+    Ok(())
 }
 
 fn encoded(format: Format, values: &[f32]) -> Vec<u8> {
@@ -263,13 +314,25 @@ impl Pool {
         Pool { run_bytes, bytes }
     }
 
-    fn fill(&self, row: &mut [u8], seed: u64, tensor: u64, row_idx: u64) {
-        let of_row = mix(seed ^ mix(tensor << 40 ^ row_idx));
+    fn fill(&self, row: &mut [u8], row_seed: u64) {
         for (i, run) in row.chunks_exact_mut(self.run_bytes).enumerate() {
-            let pick = mix(of_row ^ i as u64) as usize % RUNS;
+            let pick = mix(row_seed ^ i as u64) as usize % RUNS;
             run.copy_from_slice(&self.bytes[pick * self.run_bytes..(pick + 1) * self.run_bytes]);
         }
     }
+}
+
+/// Draws the values of a row, f32 each, from a normal distribution.
+fn draw(row: &mut [u8], std: f32, row_seed: u64) {
+    let mut random = Pcg64::seed_from_u64(row_seed);
+    for value in row.as_chunks_mut::<4>().0 {
+        *value = (std * normal(&mut random)).to_le_bytes();
+    }
+}
+
+/// What the random numbers of a row depend on.
+fn row_seed(seed: u64, tensor: u64, row: u64) -> u64 {
+    mix(seed ^ mix(tensor << 40 ^ row))
 }
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): a bijection that spreads a counter.

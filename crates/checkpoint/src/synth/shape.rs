@@ -8,6 +8,8 @@ use serde::Deserialize;
 pub struct Shape {
     name: String,
     config: Config,
+    /// The vocabulary's size was given, and not taken from Llama 3.1.
+    says_vocab_size: bool,
 }
 
 /// The sizes as JSON. Vocabulary and constants default to those of Llama 3.1.
@@ -70,12 +72,13 @@ impl Shape {
             rope_factor: Some(rope_factor),
             tied_embeddings: Some(tied),
         };
-        Some(Shape { name: name.to_owned(), config: sizes.config() })
+        Some(Shape { name: name.to_owned(), config: sizes.config(), says_vocab_size: false })
     }
 
     /// Sizes from JSON: `dim`, `n_layers`, `n_heads`, `ffn_dim`; where they differ from Llama 3.1's also `n_kv_heads`
     /// (8 there; as many as `n_heads` if that is less), `head_dim` (`dim / n_heads`), `vocab_size`, `context_length`,
-    /// `norm_eps`, `rope_theta`, `rope_factor` (0 for no scaling), `tied_embeddings`.
+    /// `norm_eps`, `rope_theta`, `rope_factor` (0 for no scaling), `tied_embeddings`. Where a vocabulary is given
+    /// ([`write_initial`](super::write_initial)), `vocab_size` is what it has.
     ///
     /// # Errors
     /// Names the key that is missing, unknown or out of range.
@@ -83,7 +86,7 @@ impl Shape {
         let sizes: Sizes = serde_json::from_str(json).map_err(|e| ConfigError::Json(e.to_string()))?;
         let config = sizes.config();
         config.check(&KEYS)?;
-        Ok(Shape { name: name.to_owned(), config })
+        Ok(Shape { name: name.to_owned(), config, says_vocab_size: sizes.vocab_size.is_some() })
     }
 
     /// The same with another number of layers.
@@ -94,6 +97,17 @@ impl Shape {
         self.config.n_layers = n_layers;
         self.config.check(&KEYS)?;
         Ok(self)
+    }
+
+    /// The sizes with a vocabulary of so many tokens.
+    pub(super) fn config_for(&self, n_tokens: usize) -> Result<Config, ConfigError> {
+        if self.says_vocab_size && self.config.vocab_size != n_tokens {
+            let expected = format_args!("{n_tokens}, the tokens of the vocabulary, or no such key");
+            return Err(ConfigError::range(KEYS.vocab_size, self.config.vocab_size, expected));
+        }
+        let config = Config { vocab_size: n_tokens, ..self.config.clone() };
+        config.check(&KEYS)?;
+        Ok(config)
     }
 
     /// What it is called.

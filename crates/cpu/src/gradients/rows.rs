@@ -21,21 +21,15 @@ pub(super) fn rms_norm(
     let shape = (x.rows, x.cols);
     assert!(shape == (d_out.rows, d_out.cols) && shape == (d_x.rows, d_x.cols), "rms_norm_backward: shapes");
     assert_eq!(x.cols, weight.len(), "rms_norm_backward: columns");
+    let mut scales = vec![0f32; x.rows];
+    let shared = SharedMut::new(&mut scales);
     for_each_row(&cpu.pool, d_x, |row, d_x| {
-        cpu.instructions.run(RmsNorm { x: x.row(row), weight, eps, d_out: d_out.row(row), d_x });
+        let scale = cpu.instructions.run(RmsNorm { x: x.row(row), weight, eps, d_out: d_out.row(row), d_x });
+        // SAFETY: each row belongs to one task.
+        unsafe { shared.slice(row, 1)[0] = scale };
     });
     let Some(d_weight) = d_weight else { return };
     assert_eq!((d_weight.rows, d_weight.cols), (1, x.cols), "rms_norm_backward: the weight's gradient");
-    let mut scales = vec![0f32; x.rows];
-    let shared = SharedMut::new(&mut scales);
-    let step = (COLUMNS * COLUMNS / x.cols).max(1);
-    cpu.pool.run(x.rows.div_ceil(step), &|task| {
-        for row in task * step..x.rows.min((task + 1) * step) {
-            let sum = cpu.instructions.run(Dot([x.row(row), x.row(row)]));
-            // SAFETY: each row belongs to one task.
-            unsafe { shared.slice(row, 1)[0] = 1.0 / (sum / x.cols as f32 + eps).sqrt() };
-        }
-    });
     let shared = SharedMut::new(d_weight.data_mut());
     cpu.pool.run(x.cols.div_ceil(COLUMNS), &|task| {
         let cols = task * COLUMNS..x.cols.min((task + 1) * COLUMNS);
@@ -48,27 +42,7 @@ pub(super) fn rms_norm(
     });
 }
 
-/// `Σ a · b`.
-struct Dot<'a>([&'a [f32]; 2]);
-
-impl Kernel for Dot<'_> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f32 {
-        let [a, b] = self.0;
-        let mut sums = s.splat_f32(0.0);
-        let (a, b) = (a.chunks_exact(S::LANES), b.chunks_exact(S::LANES));
-        let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-        for (a, b) in a.zip(b) {
-            // SAFETY: whole vectors.
-            sums = unsafe { s.fma(s.load_f32(a.as_ptr()), s.load_f32(b.as_ptr()), sums) };
-        }
-        s.sum(sums) + rest
-    }
-}
-
-/// Of one row.
+/// Of one row; gives the factor by which the norm scaled it.
 struct RmsNorm<'a> {
     x: &'a [f32],
     weight: &'a [f32],
@@ -78,10 +52,10 @@ struct RmsNorm<'a> {
 }
 
 impl Kernel for RmsNorm<'_> {
-    type Output = ();
+    type Output = f32;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(self, s: S) -> f32 {
         let RmsNorm { x, weight, eps, d_out, d_x } = self;
         let n = x.len();
         assert!(weight.len() == n && d_out.len() == n && d_x.len() == n);
@@ -118,6 +92,7 @@ impl Kernel for RmsNorm<'_> {
         for i in whole..n {
             d_x[i] += (weight[i] * d_out[i] - x[i] * along) * scale;
         }
+        scale
     }
 }
 

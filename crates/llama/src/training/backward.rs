@@ -46,8 +46,8 @@ pub(super) struct Back<'a, B: Gradients> {
     pub documents: &'a [usize],
     /// The inverse of the pass's rotation.
     pub rotation: Rotation,
-    pub dropout: Dropout,
-    pub n_tokens: usize,
+    /// Adapters' dropout, if they took part.
+    pub dropout: Option<Dropout>,
 }
 
 impl<B: Gradients> Back<'_, B> {
@@ -62,12 +62,12 @@ impl<B: Gradients> Back<'_, B> {
         s: &mut State<B>,
         d: &mut Scratch<B>,
     ) -> Result<(), Error> {
-        let (backend, eps, n) = (self.backend, self.config.norm_eps, self.n_tokens);
+        let (backend, eps, n) = (self.backend, self.config.norm_eps, self.documents.iter().sum());
         let config = self.config;
         let kept = |kept: Kept| &values[kept as usize];
         let [d_q, d_k, d_v, d_o, d_gate, d_up, d_down] = &mut gradients.linears;
         let linear = |tensor, matrix, x: &B::Activations, d_out: &B::Activations, d_x: &mut B::Activations| {
-            let dropout = self.dropout.of(self.config, idx, tensor);
+            let dropout = self.dropout.and_then(|dropout| dropout.of(self.config, idx, tensor));
             self.linear(matrix, dropout.as_ref(), n, x, d_out, d_x)
         };
 

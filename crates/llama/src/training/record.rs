@@ -1,6 +1,6 @@
 //! What a forward pass leaves for the way back.
 
-use crate::layer::{KEPT, Kept, Tape};
+use crate::layer::{KEPT, Kept, Pass, Tape};
 use crate::{Config, Error};
 use puna_backend::Gradients;
 use puna_checkpoint::{LayerTensor, Name};
@@ -113,29 +113,28 @@ impl MatrixDropout {
 
 /// Keeps what goes by of a layer.
 pub(super) struct Watch<'a, B: Gradients> {
-    pub backend: &'a B,
+    pub pass: &'a Pass<'a, B>,
     pub config: &'a Config,
     pub layer: usize,
-    pub n_tokens: usize,
     /// Room for the first kinds of values, or for all.
     pub kept: &'a mut [B::Activations],
-    pub dropout: Dropout,
-    pub adapts: bool,
+    /// Adapters' dropout, if they take part.
+    pub adapters: Option<Dropout>,
 }
 
 impl<B: Gradients> Tape<B> for Watch<'_, B> {
     fn keep(&mut self, kept: Kept, x: &B::Activations) {
         if let Some(slot) = self.kept.get_mut(kept as usize) {
-            self.backend.copy(x, slot);
+            self.pass.backend.copy(x, slot);
         }
     }
 
     fn adapts(&self) -> bool {
-        self.adapts
+        self.adapters.is_some()
     }
 
     fn seen(&self, tensor: LayerTensor, x: &B::Activations) -> Result<Option<B::Activations>, puna_backend::Error> {
-        let dropout = self.dropout.of(self.config, self.layer, tensor);
-        dropout.map(|dropout| dropout.seen(self.backend, x, self.n_tokens)).transpose()
+        let dropout = self.adapters.and_then(|dropout| dropout.of(self.config, self.layer, tensor));
+        dropout.map(|dropout| dropout.seen(self.pass.backend, x, self.pass.batch.ids.len())).transpose()
     }
 }

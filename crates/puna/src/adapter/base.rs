@@ -1,6 +1,6 @@
 //! The model that adapters are to be used with: whether it is their base, and the adapters as it needs them.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use puna_checkpoint::Checkpoint;
 use puna_checkpoint::adapter::{self, Adapter, BaseIdentity, Digest, Likeness, Listing};
 use std::cell::OnceCell;
@@ -70,22 +70,25 @@ impl<'a> Base<'a> {
                 Ok(())
             }
             Some(Likeness::Another { what, recorded, found }) => {
-                bail!("{model}: not the base that {adapter} was trained on: its {what} are {found}, expected {recorded}")
+                bail!(
+                    "{model}: not the base that {adapter} was trained on: its {what} are {found}, expected {recorded}"
+                )
             }
         }
     }
 
-    /// Reads an adapter, all of whose matrices fit the model; a chat template other than the adapter's is told.
-    pub fn load(&self, given: &Given) -> Result<Adapter> {
+    /// Reads an adapter, all of whose matrices fit the model, and gives it with its weight; a chat template other than the
+    /// adapter's is told.
+    pub fn load(&self, given: &Given) -> Result<(Adapter, f32)> {
         let Given { path, weight } = given;
         let listing = adapter::list(path)?;
         self.expect(path, &listing)?;
-        let adapter = listing.load(&self.checkpoint.config).with_context(|| path.display().to_string())?;
+        let adapter = listing.load(&self.checkpoint.config)?;
         if self.has_same_template(&listing) == Some(false) {
             let (adapter, model) = (path.display(), self.path.display());
             eprintln!("warning: the chat template of {model} is not the one that {adapter} was trained with");
         }
-        Ok(adapter.weighted(*weight))
+        Ok((adapter, *weight))
     }
 }
 

@@ -4,13 +4,13 @@ use super::base::{Base, Given};
 use crate::licence::LicenceArgs;
 use crate::show;
 use anyhow::Result;
-use puna_checkpoint::WeightFormat;
 use puna_checkpoint::adapter::Adapter;
 use puna_checkpoint::export::{self, Deviation, Options, Rounded};
+use puna_checkpoint::{Checkpoint, Container, GgufVocabulary, Layout, WeightFormat};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Write a model with what adapters change in its weights
 ///
@@ -20,7 +20,7 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   puna adapter merge -m ./Llama-3.1-8B-Instruct ./my-adapter -o ./Llama-3.1-8B-Mine
-  puna adapter merge -m Llama-3.1-8B-Instruct-Q8_0.gguf ./my-adapter.gguf -o Llama-3.1-8B-Mine.gguf --format F16
+  puna adapter merge -m ./Llama-3.1-8B-Instruct ./my-adapter -o Llama-3.1-8B-Mine.gguf --format Q8_0
   puna adapter merge -m ./Llama-3.1-8B-Instruct ./my-adapter=0.7 ./my-adapter.gguf=0.3 -o ./Llama-3.1-8B-Both --json")]
 pub struct Args {
     /// A directory of PEFT's, or a .gguf file of llama.cpp's; several add up, each times its weight
@@ -29,7 +29,7 @@ pub struct Args {
     /// The model that the adapters belong to
     #[arg(short, long, value_name = "MODEL")]
     model: PathBuf,
-    /// The file to write, if it ends in .gguf and the model is one; else a new directory
+    /// The file to write, if it ends in .gguf; else a new directory, which a GGUF model can't become
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// A number or block format, or a mix such as Q4_K_M, for all weights [default: every tensor keeps its own]
@@ -48,11 +48,16 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let checkpoint = puna_checkpoint::open(&args.model)?;
     let base = Base::new(&args.model, &checkpoint);
-    let adapters = args.adapters.iter().map(|given| base.load(given)).collect::<Result<Vec<Adapter>>>()?;
-    let names: Vec<&str> = adapters.iter().filter_map(|adapter| adapter.settings.base_name.as_deref()).collect();
+    let adapters = args.adapters.iter().map(|given| base.load(given)).collect::<Result<Vec<(Adapter, f32)>>>()?;
+    let names: Vec<&str> = adapters.iter().filter_map(|(adapter, _)| adapter.settings.base_name.as_deref()).collect();
     let terms = args.licence.terms(&args.model, &checkpoint, &names, &args.output)?;
     let n_adapters = adapters.len();
-    let options = Options { format: args.format, beside: terms.files(&about(&args)), metadata: terms.metadata() };
+    let options = Options {
+        format: args.format,
+        beside: terms.files(&about(&args)),
+        metadata: terms.metadata(),
+        vocabulary: vocabulary_for(&args.output, &args.model, &checkpoint)?,
+    };
     let bar = show::byte_bar("merging", checkpoint.tensor_bytes());
     let rounded = export::write_merged(&checkpoint, adapters, &args.output, &options, &mut |done, total| {
         bar.set_length(total);
@@ -104,6 +109,15 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("note: {reminder}");
     }
     Ok(())
+}
+
+/// The vocabulary of a directory, if it is to become a GGUF file.
+fn vocabulary_for(out: &Path, model: &Path, checkpoint: &Checkpoint) -> Result<Option<GgufVocabulary>> {
+    if Container::of(out) != Container::Gguf || checkpoint.layout == Layout::Gguf {
+        return Ok(None);
+    }
+    let tokenizer = puna_session::tokenizer(checkpoint, model)?;
+    Ok(Some(puna_session::gguf_vocabulary(&tokenizer, model)?))
 }
 
 /// A rounding error, relative to the change, that is worth a warning.

@@ -1,23 +1,32 @@
-//! `puna tune`: fine-tuning. So far its data, to be looked at before anything is trained.
+//! `puna tune`: a data set looked at, a run planned, done, and looked at.
 
 mod check;
+mod plan;
+mod run;
 mod show;
 
-use crate::prompt::{ChatArgs, ChatFormat};
+mod job;
+mod memory;
+
+use crate::prompt::{self as chat, ChatArgs, ChatFormat};
 use anyhow::{Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Subcommand, ValueEnum};
+use puna_checkpoint::Checkpoint;
 use puna_text::chat::Dialect;
 use puna_text::{Date, Tokenizer};
 use puna_train::data::{self, Encoder, Format, Limit, Options, Overlong, Splits, Trained};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Look at data to fine-tune a model on
+/// Fine-tune a model, or train one from nothing
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   puna tune check data.jsonl -m ./Llama-3.1-8B-Instruct
-  puna tune show data.jsonl -m ./Llama-3.1-8B-Instruct -n 3")]
+  puna tune show data.jsonl -m ./Llama-3.1-8B-Instruct -n 3
+  puna tune plan -m ./Llama-3.1-8B-Instruct -d data.jsonl
+  puna tune run -m ./Llama-3.1-8B-Instruct -d data.jsonl -o ./my-adapter
+  puna run ./Llama-3.1-8B-Instruct --adapter ./my-adapter")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -27,12 +36,16 @@ pub struct Args {
 enum Verb {
     Check(check::Args),
     Show(show::Args),
+    Plan(plan::Args),
+    Run(run::Args),
 }
 
 pub fn run(args: Args) -> Result<()> {
     match args.verb {
         Verb::Check(args) => check::run(args),
         Verb::Show(args) => show::run(args),
+        Verb::Plan(args) => plan::run(args),
+        Verb::Run(args) => run::run(args),
     }
 }
 
@@ -118,6 +131,18 @@ impl From<OverlongChoice> for Overlong {
     }
 }
 
+/// Which data, written how, for which model.
+struct Choices<'a> {
+    data: &'a Path,
+    format: Option<Format>,
+    trained: Trained,
+    length: usize,
+    overlong: Overlong,
+    overlap: usize,
+    chat_format: chat::Choice,
+    date: Option<Date>,
+}
+
 /// A data set, and what writes it as tokens.
 struct Data {
     splits: Splits,
@@ -129,6 +154,36 @@ struct Data {
 }
 
 impl Data {
+    /// For the model of a checkpoint, which came from `model`.
+    fn open(choices: &Choices<'_>, checkpoint: &Checkpoint, model: &Path) -> Result<Data> {
+        let splits = data::open(choices.data, choices.format)?;
+        let splits_texts = choices.overlong == Overlong::Split || splits.train.has_text_files();
+        if choices.overlap > 0 && !splits_texts {
+            bail!("overlap: expected overlong texts to be split, or text files; found neither");
+        }
+        let tokenizer = puna_session::tokenizer(checkpoint, model)?;
+        let chat_format = ChatFormat::new(choices.chat_format, checkpoint, &tokenizer)?;
+        let dialect = match &chat_format {
+            ChatFormat::Native(dialect) => *dialect,
+            // Raw text is written in none.
+            ChatFormat::Template { .. } if splits.train.format() == Format::Text => Dialect::default(),
+            ChatFormat::Template { .. } => bail!(
+                "{}: expected one of Llama's own chat formats, whose answers are known from the rest, found a template; \
+                 choose one as chat format",
+                model.display()
+            ),
+        };
+        let context = checkpoint.config.context_length;
+        if choices.length > context {
+            let length = choices.length;
+            bail!("length: expected at most {context} tokens, what the model was trained for, found {length}");
+        }
+        let limit = Limit::new(choices.length, choices.overlong, choices.overlap)?;
+        let date = choices.date.unwrap_or_else(Date::today).to_string();
+        let options = Options { dialect, date, trained: choices.trained };
+        Ok(Data { splits, tokenizer, options, limit, chat_format: chat_format.describe() })
+    }
+
     fn encoder(&self) -> Encoder<'_> {
         Encoder::new(&self.tokenizer, self.options.clone())
     }
@@ -136,32 +191,17 @@ impl Data {
 
 impl DataArgs {
     fn open(&self) -> Result<Data> {
-        let splits = data::open(&self.data, self.format)?;
-        let splits_texts = self.overlong == OverlongChoice::Split || splits.train.has_text_files();
-        if self.overlap > 0 && !splits_texts {
-            bail!("--overlap: expected --overlong split or text files, found neither");
-        }
         let checkpoint = puna_checkpoint::open(&self.model)?;
-        let tokenizer = puna_session::tokenizer(&checkpoint, &self.model)?;
-        let chat_format = ChatFormat::new(self.chat.chat_format, &checkpoint, &tokenizer)?;
-        let dialect = match &chat_format {
-            ChatFormat::Native(dialect) => *dialect,
-            // Raw text is written in none.
-            ChatFormat::Template { .. } if splits.train.format() == Format::Text => Dialect::default(),
-            ChatFormat::Template { .. } => bail!(
-                "{}: expected one of Llama's own chat formats, whose answers are known from the rest, found a template; \
-                 choose one with --chat-format",
-                self.model.display()
-            ),
+        let choices = Choices {
+            data: &self.data,
+            format: self.format,
+            trained: self.trained.into(),
+            length: self.length.unwrap_or(checkpoint.config.context_length),
+            overlong: self.overlong.into(),
+            overlap: self.overlap,
+            chat_format: self.chat.chat_format,
+            date: self.chat.date,
         };
-        let context = checkpoint.config.context_length;
-        let length = self.length.unwrap_or(context);
-        if length > context {
-            bail!("--length: expected at most {context} tokens, what the model was trained for, found {length}");
-        }
-        let limit = Limit::new(length, self.overlong.into(), self.overlap)?;
-        let date = self.chat.date.unwrap_or_else(Date::today).to_string();
-        let options = Options { dialect, date, trained: self.trained.into() };
-        Ok(Data { splits, tokenizer, options, limit, chat_format: chat_format.describe() })
+        Data::open(&choices, &checkpoint, &self.model)
     }
 }

@@ -14,26 +14,30 @@ pub(super) fn bytes() -> impl Iterator<Item = u8> {
     all.clone().filter(|byte| is_plain(*byte)).chain(all.filter(|byte| !is_plain(*byte)))
 }
 
-/// From character to byte.
+/// From character to byte, and back.
 pub(super) struct ByteAlphabet {
     /// For each character from U+0000 to the last of the alphabet.
     bytes: [Option<u8>; 256 + 68],
+    /// For each byte.
+    characters: [char; 256],
 }
 
 impl ByteAlphabet {
     pub(super) fn new() -> ByteAlphabet {
         let mut codes = [None; 256 + 68];
-        let mut next = 256;
-        for byte in bytes() {
-            let code = if is_plain(byte) {
-                usize::from(byte)
-            } else {
-                next += 1;
-                next - 1
-            };
-            codes[code] = Some(byte);
+        let mut characters = ['\0'; 256];
+        let others = '\u{100}'..='\u{143}';
+        let in_order = (0..=u8::MAX).filter(|byte| is_plain(*byte)).map(char::from).chain(others);
+        for (byte, character) in bytes().zip(in_order) {
+            codes[character as usize] = Some(byte);
+            characters[usize::from(byte)] = character;
         }
-        ByteAlphabet { bytes: codes }
+        ByteAlphabet { bytes: codes, characters }
+    }
+
+    /// The text that stands for these bytes.
+    pub(super) fn encode(&self, bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| self.characters[usize::from(*byte)]).collect()
     }
 
     /// Appends the bytes that a text stands for; `false`, and some of them, if a character is not of the alphabet.
@@ -58,6 +62,7 @@ mod tests {
         let mut bytes = Vec::new();
         assert!(alphabet.decode("aĠĊ!ÿĀŃ", &mut bytes));
         assert_eq!(bytes, [b'a', b' ', b'\n', b'!', 0xFF, 0x00, 0xAD]);
+        assert_eq!(alphabet.encode(&bytes), "aĠĊ!ÿĀŃ");
         assert!(!alphabet.decode("a b", &mut bytes));
         assert!(!alphabet.decode("你", &mut bytes));
     }

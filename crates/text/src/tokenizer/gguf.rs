@@ -2,12 +2,12 @@
 
 use super::byte_level::ByteAlphabet;
 use super::hugging_face::{named_byte, ordinary_bytes, read_merges};
-use super::merge::Merges;
+use super::merge::{self, Merges};
 use super::vocabulary::{Kind, Vocabulary};
-use super::{Parts, Prefix, SchemeKind, TokenId, TokenizerError};
+use super::{Parts, Prefix, Scheme, SchemeKind, TokenId, Tokenizer, TokenizerError};
 
 /// The values of `tokenizer.ggml.*`, as far as they matter for ids.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GgufVocabulary {
     /// `tokenizer.ggml.model`: `gpt2` for byte-level BPE, `llama` for SentencePiece.
     pub model: String,
@@ -30,6 +30,14 @@ pub struct GgufVocabulary {
     /// `tokenizer.ggml.add_space_prefix`.
     pub add_space_prefix: Option<bool>,
 }
+
+/// Values of `tokenizer.ggml.token_type`.
+const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const UNUSED: i32 = 5;
+const BYTE: i32 = 6;
 
 fn unsupported(key: &str, found: String, expected: &'static str) -> TokenizerError {
     TokenizerError::Unsupported { key: format!("tokenizer.ggml.{key}"), found, expected }
@@ -55,17 +63,17 @@ pub(super) fn read(v: &GgufVocabulary) -> Result<Parts, TokenizerError> {
     let alphabet = ByteAlphabet::new();
     let mut vocabulary = Vocabulary::with_capacity(n_tokens)?;
     let mut bytes = Vec::new();
-    for (id, (token, kind)) in v.tokens.iter().zip(&v.token_types).enumerate() {
+    for (id, (token, token_type)) in v.tokens.iter().zip(&v.token_types).enumerate() {
         let raw = token.as_bytes();
-        match kind {
-            1 => {
+        match *token_type {
+            NORMAL => {
                 let kind = ordinary_bytes(token, scheme, &alphabet, &mut bytes);
                 vocabulary.push(&bytes, kind)?;
             }
-            2 | 3 => drop(vocabulary.push(raw, Kind::Special)?),
-            4 => drop(vocabulary.push(raw, Kind::Added)?),
-            5 => drop(vocabulary.push(raw, Kind::Unused)?),
-            6 => match named_byte(token) {
+            UNKNOWN | CONTROL => drop(vocabulary.push(raw, Kind::Special)?),
+            USER_DEFINED => drop(vocabulary.push(raw, Kind::Added)?),
+            UNUSED => drop(vocabulary.push(raw, Kind::Unused)?),
+            BYTE => match named_byte(token) {
                 Some(byte) => drop(vocabulary.push(&[byte], Kind::Byte)?),
                 None => return Err(invalid(&format!("tokens[{id}]"), format!("{token:?} is not of the form <0x0A>"))),
             },
@@ -82,6 +90,54 @@ pub(super) fn read(v: &GgufVocabulary) -> Result<Parts, TokenizerError> {
     };
     let bos = v.bos.filter(|_| v.add_bos != Some(false));
     Ok(Parts { vocabulary, scheme, merges, whole_pieces, bos, eos: v.eos })
+}
+
+/// The metadata from which [`read`] makes this tokenizer.
+pub(super) fn write(tokenizer: &Tokenizer) -> Result<GgufVocabulary, TokenizerError> {
+    let vocabulary = &tokenizer.vocabulary;
+    let ids = 0..vocabulary.len() as TokenId;
+    let pairs: Vec<(TokenId, TokenId)> = match (&tokenizer.scheme, &tokenizer.merges) {
+        (Scheme::ByteLevel, Merges::Pairs(ranks)) => {
+            let mut pairs: Vec<(u64, u32)> = ranks.iter().map(|(pair, (rank, _))| (*pair, *rank)).collect();
+            pairs.sort_unstable_by_key(|(_, rank)| *rank);
+            pairs.into_iter().map(|(pair, _)| merge::unpair(pair)).collect()
+        }
+        (Scheme::ByteLevel, Merges::ById) => {
+            let ordinary = ids.clone().filter(|id| vocabulary.kind(*id) == Some(Kind::Ordinary));
+            let tokens = ordinary.filter_map(|id| vocabulary.token(id));
+            tokens.filter_map(|token| merge::pair_of(vocabulary, &tokenizer.byte_tokens, token)).collect()
+        }
+        _ => return Err(TokenizerError::NotByteLevel),
+    };
+    let alphabet = ByteAlphabet::new();
+    let spelled = |id: TokenId| alphabet.encode(vocabulary.token(id).unwrap_or_default());
+    let (tokens, token_types) = ids
+        .map(|id| {
+            let bytes = vocabulary.token(id).unwrap_or_default();
+            let text = || String::from_utf8_lossy(bytes).into_owned();
+            match vocabulary.kind(id) {
+                Some(Kind::Ordinary) => (spelled(id), NORMAL),
+                Some(Kind::Byte) => (bytes.iter().map(|byte| format!("<0x{byte:02X}>")).collect(), BYTE),
+                Some(Kind::Added) => (text(), USER_DEFINED),
+                Some(Kind::Special) => (text(), CONTROL),
+                // An id that the file skips gets a name, as converters give it: llama.cpp wants one.
+                Some(Kind::Unused) | None if bytes.is_empty() => (format!("[PAD{id}]"), UNUSED),
+                Some(Kind::Unused) | None => (text(), UNUSED),
+            }
+        })
+        .unzip();
+    Ok(GgufVocabulary {
+        model: "gpt2".to_owned(),
+        pre: Some(if tokenizer.whole_pieces { "llama-bpe" } else { "smaug-bpe" }.to_owned()),
+        tokens,
+        token_types,
+        scores: Vec::new(),
+        merges: pairs.into_iter().map(|(left, right)| spelled(left) + " " + &spelled(right)).collect(),
+        bos: tokenizer.bos,
+        eos: tokenizer.eos.or_else(|| tokenizer.special("<|eot_id|>")).or_else(|| tokenizer.end_of_text()),
+        add_bos: Some(tokenizer.bos.is_some()),
+        add_space_prefix: None,
+    })
 }
 
 /// Whether the split named here looks up whole pieces before merging; all of them split like Llama 3.
@@ -125,7 +181,7 @@ fn ranks(scores: &[f32], n_tokens: usize) -> Result<Vec<u32>, TokenizerError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Tokenizer;
+    use super::super::{Trainer, TrainerOptions};
     use super::*;
     use proptest::prelude::*;
 
@@ -150,18 +206,12 @@ mod tests {
     /// All bytes and two words; then controls.
     fn gpt2() -> GgufVocabulary {
         let alphabet = ByteAlphabet::new();
-        let mut bytes = vec![String::new(); 256];
-        for c in '\0'..'\u{144}' {
-            let mut byte = Vec::new();
-            if alphabet.decode(&c.to_string(), &mut byte) {
-                bytes[usize::from(byte[0])] = c.to_string();
-            }
-        }
+        let bytes = (0..=u8::MAX).map(|byte| alphabet.encode(&[byte]));
         let words = ["ab", "Ġab", "<|begin_of_text|>", "<|eot_id|>", "<think>", "[PAD]"].map(str::to_owned);
         GgufVocabulary {
             model: "gpt2".to_owned(),
             pre: Some("llama-bpe".to_owned()),
-            tokens: bytes.into_iter().chain(words).collect(),
+            tokens: bytes.chain(words).collect(),
             token_types: [1; 258].into_iter().chain([3, 3, 4, 5]).collect(),
             merges: vec!["a b".to_owned(), "Ġ ab".to_owned()],
             bos: Some(258),
@@ -219,7 +269,98 @@ mod tests {
         check(GgufVocabulary { token_types: vec![3; 267], ..llama() }, "no token for the byte");
     }
 
+    /// Few, so that words often hold others; spaces, and halves of a letter.
+    const BYTES: &[u8] = b"abc  \xC3\xA9";
+
+    /// A `tokenizer.model` of the bytes and these tokens, as far as they are new.
+    fn tiktoken(words: &[Vec<u8>]) -> Tokenizer {
+        let mut tokens: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).collect();
+        for word in words {
+            if !tokens.contains(word) {
+                tokens.push(word.clone());
+            }
+        }
+        let file = super::super::tiktoken::write(tokens.iter().map(Vec::as_slice));
+        Tokenizer::from_tiktoken(&file).unwrap()
+    }
+
+    #[test]
+    fn metadata_is_written_as_it_was_read() {
+        let added = GgufVocabulary { add_bos: Some(true), ..gpt2() };
+        assert_eq!(Tokenizer::from_gguf(&gpt2()).unwrap().to_gguf().unwrap(), added);
+        let without = GgufVocabulary { pre: Some("smaug-bpe".to_owned()), bos: None, add_bos: Some(false), ..gpt2() };
+        assert_eq!(Tokenizer::from_gguf(&without).unwrap().to_gguf().unwrap(), without);
+        let error = Tokenizer::from_gguf(&llama()).unwrap().to_gguf().unwrap_err();
+        assert!(matches!(error, TokenizerError::NotByteLevel), "{error}");
+    }
+
+    #[test]
+    fn merges_are_found_by_merging() {
+        let word = |word: &str| word.as_bytes().to_vec();
+        // "abc" comes before its part "ab"; "bcd" could be "b" and "cd", but "bc" goes first.
+        let words = ["abc", "ab", "bc", "cd", "bcd", " ab", "é"].map(word);
+        let tokenizer = tiktoken(&words);
+        let vocabulary = tokenizer.to_gguf().unwrap();
+        assert_eq!(vocabulary.merges, ["ab c", "a b", "b c", "c d", "bc d", "Ġ ab", "Ã ©"]);
+        assert_eq!(vocabulary.tokens[256..264], ["abc", "ab", "bc", "cd", "bcd", "Ġab", "Ã©", "<|begin_of_text|>"]);
+        assert_eq!(vocabulary.token_types[262..264], [NORMAL, CONTROL]);
+        assert_eq!((vocabulary.bos, vocabulary.eos, vocabulary.add_bos), (Some(263), Some(272), Some(true)));
+        // Merging " abc" ends with " " and "abc": it is a token of whole pieces only.
+        let tokenizer = tiktoken(&["ab", "bc", " abc"].map(word));
+        assert_eq!(tokenizer.to_gguf().unwrap().merges, ["a b", "b c"]);
+        let copy = Tokenizer::from_gguf(&tokenizer.to_gguf().unwrap()).unwrap();
+        assert_eq!(copy.encode("x abc xabc"), [120, 258, 32, 120, 256, 99]);
+    }
+
+    #[test]
+    fn a_trained_vocabulary_has_a_merge_for_every_token() {
+        let texts = ["the cat sat on the mat, and the rat sat on the hat. ".repeat(3)];
+        let mut trainer = Trainer::new(TrainerOptions::new(600)).unwrap();
+        trainer.count(texts.iter());
+        let trained = trainer.train(&mut |_, _| {}).unwrap();
+        let vocabulary = Tokenizer::from_tiktoken(&trained.to_tiktoken()).unwrap().to_gguf().unwrap();
+        let alphabet = ByteAlphabet::new();
+        let merged: Vec<String> = vocabulary.merges.iter().map(|merge| merge.replace(' ', "")).collect();
+        let tokens: Vec<String> = trained.tokens()[256..].iter().map(|token| alphabet.encode(token)).collect();
+        assert!(tokens.len() > 10);
+        assert_eq!(merged, tokens);
+    }
+
+    /// The same tokens, with a list of merges: every way to put one together from two others, sorted by `order`.
+    fn with_list(tokenizer: &Tokenizer, order: &[u32], pre: &str) -> Tokenizer {
+        let mut vocabulary = tokenizer.to_gguf().unwrap();
+        let ordinary = &vocabulary.tokens[..tokenizer.vocab_size() - 256];
+        let cuts = |token: &'_ String| token.char_indices().skip(1).map(|(at, _)| at).collect::<Vec<usize>>();
+        let ways = ordinary.iter().flat_map(|token| cuts(token).into_iter().map(|at| token.split_at(at)));
+        let known = |part: &str| ordinary.iter().any(|token| token == part);
+        let merges =
+            ways.filter(|(head, tail)| known(head) && known(tail)).map(|(head, tail)| format!("{head} {tail}"));
+        let mut merges: Vec<(u32, String)> = order.iter().copied().cycle().zip(merges).collect();
+        merges.sort();
+        vocabulary.merges = merges.into_iter().map(|(_, merge)| merge).collect();
+        vocabulary.pre = Some(pre.to_owned());
+        Tokenizer::from_gguf(&vocabulary).unwrap()
+    }
+
     proptest! {
+        #[test]
+        fn what_is_written_encodes_alike(
+            words in prop::collection::vec(prop::collection::vec(prop::sample::select(BYTES), 2..7), 0..40),
+            order in prop::collection::vec(any::<u32>(), 1..40),
+            texts in prop::collection::vec("([abcé ]{0,90}|.{0,9})", 1..9),
+        ) {
+            let by_id = tiktoken(&words);
+            let lists = ["llama-bpe", "smaug-bpe"].map(|pre| with_list(&by_id, &order, pre));
+            for tokenizer in [by_id].iter().chain(&lists) {
+                let copy = Tokenizer::from_gguf(&tokenizer.to_gguf().unwrap()).unwrap();
+                prop_assert_eq!(tokenizer.first_difference(&copy), None);
+                prop_assert_eq!((tokenizer.bos(), tokenizer.stop_tokens()), (copy.bos(), copy.stop_tokens()));
+                for text in &texts {
+                    prop_assert_eq!(tokenizer.encode(text), copy.encode(text));
+                }
+            }
+        }
+
         #[test]
         fn decode_undoes_encode(text in any::<String>()) {
             let text = text.replace('▁', "_");

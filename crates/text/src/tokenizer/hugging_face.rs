@@ -497,16 +497,7 @@ mod tests {
 
     /// The character of the byte-level alphabet for a byte.
     fn byte_char(byte: u8) -> char {
-        let alphabet = ByteAlphabet::new();
-        ('\0'..='\u{200}')
-            .find(|c| {
-                alphabet.decode(&c.to_string(), &mut Vec::new()) && {
-                    let mut bytes = Vec::new();
-                    alphabet.decode(&c.to_string(), &mut bytes);
-                    bytes == [byte]
-                }
-            })
-            .unwrap()
+        ByteAlphabet::new().encode(&[byte]).parse().unwrap()
     }
 
     fn byte_level() -> Value {

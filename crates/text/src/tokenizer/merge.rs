@@ -25,6 +25,8 @@ pub(super) enum Merges {
     Pairs(HashMap<u64, (u32, TokenId), FoldState>),
     /// Any two symbols that together spell a token; the earlier the lower its id (tiktoken).
     ById,
+    /// The same, of tokens with fewer bytes than this.
+    ByIdBelow(usize),
     /// The same, with a rank for every token: lower for a higher score (SentencePiece).
     ByRank(Vec<u32>),
 }
@@ -34,6 +36,11 @@ pub(super) fn pair(left: TokenId, right: TokenId) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
 
+/// The pair with this key.
+pub(super) fn unpair(key: u64) -> (TokenId, TokenId) {
+    ((key >> 32) as TokenId, key as TokenId)
+}
+
 impl Merges {
     /// Rank and token of two neighbours that together spell `both`.
     #[inline]
@@ -41,6 +48,8 @@ impl Merges {
         match self {
             Merges::Pairs(pairs) => pairs.get(&pair(left, right)).copied(),
             Merges::ById => vocabulary.find(both).map(|id| (id, id)),
+            Merges::ByIdBelow(n_bytes) if both.len() >= *n_bytes => None,
+            Merges::ByIdBelow(_) => vocabulary.find(both).map(|id| (id, id)),
             Merges::ByRank(ranks) => {
                 let id = vocabulary.find(both)?;
                 Some((*ranks.get(id as usize)?, id))
@@ -55,6 +64,24 @@ pub(super) struct Symbol {
     /// First byte in the piece; the symbol ends where the next one starts.
     pub(super) start: u32,
     pub(super) id: TokenId,
+}
+
+/// The two tokens that a token is the merge of under [`Merges::ById`]; `byte_tokens` has the token of each byte. None
+/// where merging its bytes does not end with it.
+///
+/// There is one such pair, wherever the token comes up in a text: until it does, nothing was merged across its ends, so
+/// all between them was merged as if it stood alone.
+pub(super) fn pair_of(
+    vocabulary: &Vocabulary,
+    byte_tokens: &[TokenId; 256],
+    token: &[u8],
+) -> Option<(TokenId, TokenId)> {
+    let mut symbols: Vec<Symbol> =
+        token.iter().zip(0..).map(|(byte, start)| Symbol { start, id: byte_tokens[usize::from(*byte)] }).collect();
+    let mut left = Vec::new();
+    // The token itself is the one that has all the bytes: it merges from the last two that are left without it.
+    merge(vocabulary, &Merges::ByIdBelow(token.len()), token, &mut symbols, |id, _| left.push(id));
+    <[TokenId; 2]>::try_from(left).ok().map(|[one, other]| (one, other))
 }
 
 /// Merges the symbols of a piece; `emit` gets what is left, in order, each with its bytes.

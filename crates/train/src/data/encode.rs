@@ -4,7 +4,7 @@ use super::fault::Origin;
 use super::format::{Dialogue, Sample};
 use puna_text::chat::{Content, Conversation, Dialect, Message, Role, render};
 use puna_text::{TokenId, Tokenizer};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Tokens to train on.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,7 +67,7 @@ impl Encoded {
 }
 
 /// What is trained of a row. A message of `weight` 0 never is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Trained {
     /// All that the assistant says, but in the prompt of a completion; of a raw completion all of it, and of raw text

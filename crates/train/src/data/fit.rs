@@ -3,10 +3,10 @@
 use super::encode::{Encoded, Example, Pair};
 use super::fault::DataError;
 use puna_text::TokenId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What becomes of a row that is longer than the limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Overlong {
     /// It is an error.

@@ -4,9 +4,8 @@
 //! A code is a fraction behind a run of zeros: `k` zeros say a power of ten, `10^-k`, and the bits that are left divide its
 //! decade evenly. So a small moment keeps its magnitude beside a large one.
 
-use rayon::iter::IndexedParallelIterator;
-use rayon::iter::ParallelIterator;
-use rayon::slice::ParallelSliceMut;
+use rayon::prelude::*;
+use std::io::{self, Read, Write};
 use std::sync::LazyLock;
 
 /// Values of a block.
@@ -16,7 +15,7 @@ pub const BLOCK: usize = 256;
 type Codes = [f32; 256];
 
 /// Fractions of decades: with `bits` bits in all, decade `k` below the first has `2^(bits - k)` of them, each in the middle
-/// of its part; and zero.
+/// of its part; and zero and one. Ascending, `2^(bits + 1) + 1` in all.
 fn magnitudes(bits: u32) -> Vec<f32> {
     let mut values = vec![0.0, 1.0];
     for k in 0..=bits {
@@ -29,27 +28,21 @@ fn magnitudes(bits: u32) -> Vec<f32> {
     values
 }
 
-/// Zero, one, and 2^7 − 1 = 127 magnitudes of each sign, one of the negative ones left out.
+/// Zero, one, and 2^7 − 1 = 127 magnitudes of each sign; the least of the negative ones is left out to make 256.
 static SIGNED: LazyLock<Codes> = LazyLock::new(|| {
     let positive = magnitudes(6);
-    let negative = positive.iter().skip(1).map(|v| -v);
-    let mut values: Vec<f32> = negative.chain(positive.iter().copied()).collect();
-    values.sort_by(f32::total_cmp);
-    fill(values)
+    let negative = positive.iter().skip(2).rev().map(|v| -v);
+    codes(negative.chain(positive.iter().copied()).collect())
 });
 
-/// Zero, one, and 2^8 − 1 magnitudes.
-static UNSIGNED: LazyLock<Codes> = LazyLock::new(|| fill(magnitudes(7)));
+/// Zero, one, and 2^8 − 1 magnitudes; the least is left out.
+static UNSIGNED: LazyLock<Codes> = LazyLock::new(|| {
+    let mut values = magnitudes(7);
+    values.remove(1);
+    codes(values)
+});
 
-/// As many values as there are codes: the smallest magnitudes are left out, or the largest value repeated.
-fn fill(mut values: Vec<f32>) -> Codes {
-    while values.len() > 256 {
-        let smallest = |v: &&f32| **v != 0.0;
-        let least = values.iter().filter(smallest).fold(f32::INFINITY, |least, v| least.min(v.abs()));
-        let idx = values.iter().position(|v| v.abs() == least).unwrap_or(0);
-        values.remove(idx);
-    }
-    values.resize(256, 1.0);
+fn codes(values: Vec<f32>) -> Codes {
     values.try_into().unwrap_or_else(|_| unreachable!("as many as there are codes"))
 }
 
@@ -88,6 +81,18 @@ impl Quantized {
         let zero = nearest(zeros.table(), 0.0);
         zeros.codes.fill(zero);
         zeros
+    }
+
+    /// Writes codes and scales.
+    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.codes)?;
+        out.write_all(bytemuck::cast_slice(&self.scales))
+    }
+
+    /// Reads as many as there are.
+    pub(super) fn read(&mut self, input: &mut dyn Read) -> io::Result<()> {
+        input.read_exact(&mut self.codes)?;
+        input.read_exact(bytemuck::cast_slice_mut(&mut self.scales))
     }
 
     /// Pieces of `n` numbers, whole blocks.

@@ -1,0 +1,380 @@
+//! `puna tune run`: a model learns.
+
+use super::job::{Job, JobArgs};
+use super::memory::{self, Memory};
+use crate::machine::Machine;
+use crate::show;
+use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
+use puna_checkpoint::adapter::{self, Adapter, BaseIdentity, Digest};
+use puna_checkpoint::write_file;
+use puna_llama::{Learner, Trained, Training, TrainingOptions};
+use puna_train::log::{self, Outcome, Record};
+use puna_train::run::{self, Data, End, EventFile, Observer, Run, Validation};
+use puna_train::{Method, Progress, Settings, initial_adapter, trained_adapter};
+use serde_json::json;
+use signal_hook::consts::SIGINT;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Fine-tune a model on data; the adapter lands in OUT
+///
+/// OUT becomes a directory in PEFT's form, which `puna run --adapter` takes, with the run's log, settings and checkpoints
+/// beside it. Ctrl-C writes a checkpoint and stops; --resume goes on from the last one, as if nothing had happened.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  puna tune run -m ./Llama-3.1-8B-Instruct -d data.jsonl -o ./my-adapter
+  puna tune run -m ./model-q8_0.gguf -d ./data -o ./my-adapter -c tune.toml --set steps=200 --set lr=1e-4
+  puna tune run -m ./model-q8_0.gguf -d ./data -o ./my-adapter --resume
+  puna tune run --init sizes.json --tokenizer tokenizer.model -d ./corpus -o ./my-model")]
+pub struct Args {
+    #[command(flatten)]
+    job: JobArgs,
+    /// The directory of the run: new or empty, or that of the run which goes on
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// Go on from the last checkpoint in OUT
+    #[arg(long)]
+    resume: bool,
+    /// One JSON object at the end: `end`, `step`, `loss`, `valid`, `seconds`, `tokens_per_second`, `output`
+    #[arg(long)]
+    json: bool,
+}
+
+/// Files of a run.
+struct Files {
+    settings: PathBuf,
+    log: PathBuf,
+    events: PathBuf,
+    checkpoints: PathBuf,
+    /// The random weights of a model that is trained from nothing.
+    initial: PathBuf,
+}
+
+impl Files {
+    fn new(out: &Path) -> Files {
+        Files {
+            settings: out.join("tune.toml"),
+            log: out.join(log::FILE_NAME),
+            events: out.join("tensorboard"),
+            checkpoints: out.join("checkpoints"),
+            initial: out.join("initial.gguf"),
+        }
+    }
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let files = Files::new(&args.output);
+    let (settings, changes) = settings(&args, &files)?;
+    let machine = args.job.machine();
+    let model = args.job.model(&files.initial, &settings)?;
+    let mut job = Job::new(&args.job, settings, model)?;
+    let recompute = memory::recompute(&job, &machine);
+    let memory = Memory::new(&job, &job.settings, recompute);
+    check_memory(&job, &memory, &machine, recompute)?;
+    write_file(&files.settings, job.settings.to_toml().as_bytes())?;
+
+    let base = BaseIdentity::of(&job.checkpoint);
+    let adapter = (job.settings.method == Method::Lora).then(|| new_adapter(&job, &base));
+    let mut learner = load(&job, &machine, &memory, recompute, adapter.clone())?;
+    if let Data::Pairs(..) = job.data {
+        let bar = show::spinner("what the model makes of the pairs as it is");
+        for data in [&mut job.data, &mut job.valid] {
+            if let Data::Pairs(pairs, reference) = data {
+                *reference = run::reference(&mut learner, pairs, &mut |_, _| {})?;
+            }
+        }
+        bar.finish_and_clear();
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    // A second Ctrl-C does not wait for the step to end.
+    signal_hook::flag::register_conditional_shutdown(SIGINT, 130, stop.clone())?;
+    signal_hook::flag::register(SIGINT, stop.clone())?;
+
+    let Job { settings, data, valid, .. } = &job;
+    let base_text = format!("{}, {}, values {:.16}", base.sizes, base.formats, base.values);
+    let device = learner.describe();
+    let mut run = Run::new(&mut learner, settings, data, valid, &files.checkpoints, base_text);
+    let resumed = if args.resume { run.resume()? } else { None };
+    if args.resume && resumed.is_none() && files.log.exists() {
+        // It was stopped before its first checkpoint: what it did is done again.
+        std::fs::remove_file(&files.log).with_context(|| files.log.display().to_string())?;
+    }
+    let mut watcher = Watcher::open(&files, run.steps(), resumed)?;
+    match resumed {
+        Some(step) => watcher.record(&Record::Resume(log::Resume { time: now(), step }))?,
+        None => watcher.record(&Record::Start(start(&job, &args, &memory, run.steps(), &machine, device)))?,
+    }
+    for change in changes {
+        watcher.warn(resumed.unwrap_or(0), &change);
+    }
+    let result = run.train(&stop, &mut watcher);
+    let position = run.position().clone();
+    let outcome = match &result {
+        Ok(End::Done) => Outcome::Done,
+        Ok(End::Early) => Outcome::Early,
+        Ok(End::Stopped) => Outcome::Stopped,
+        Err(_) => Outcome::Failed,
+    };
+    let seconds = watcher.begin.elapsed().as_secs_f64();
+    let loss = position.best.map(|best| best.loss).or(watcher.loss);
+    watcher.record(&Record::End(log::End { step: watcher.step, end: outcome, seconds, loss }))?;
+    watcher.bar.finish_and_clear();
+    let end = result?;
+    if let Some(error) = watcher.failed.take() {
+        return Err(error);
+    }
+    let (step, tokens_per_second) = (watcher.step, watcher.n_tokens as f64 / seconds.max(1e-9));
+    let written = write_result(&args.output, &job, adapter, &mut learner)?;
+    if args.json {
+        let object = json!({
+            "end": outcome, "step": step, "loss": watcher.loss, "valid": position.best.map(|best| best.loss),
+            "best_step": position.best.map(|best| best.step), "seconds": seconds,
+            "tokens_per_second": tokens_per_second, "output": written,
+        });
+        writeln!(std::io::stdout(), "{object}")?;
+    }
+    let ended = match end {
+        End::Done => format!("{step} steps"),
+        End::Early => format!("{step} steps, ended early: validation got no better"),
+        End::Stopped => format!("stopped after {step} steps, go on with --resume"),
+    };
+    let best = position
+        .best
+        .map_or(String::new(), |best| format!(" · best validation loss {:.4} after step {}", best.loss, best.step));
+    eprintln!("{ended} in {}, {tokens_per_second:.0} tokens/s{best} · {}", show::duration(seconds), written.display());
+    Ok(())
+}
+
+/// The settings of the run, and what of them changed since it began.
+fn settings(args: &Args, files: &Files) -> Result<(Settings, Vec<String>)> {
+    let stored = match std::fs::read_to_string(&files.settings) {
+        Ok(text) => Some(Settings::default().with(&files.settings.display().to_string(), &text, &[])?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| files.settings.display().to_string()),
+    };
+    match (stored, args.resume) {
+        (Some(stored), true) => args.job.resumed(&stored),
+        (Some(_), false) => bail!(
+            "{}: expected a new directory, found a run; go on with it by --resume, or name another",
+            args.output.display()
+        ),
+        (None, true) => bail!("{}: expected a run to go on with, found no tune.toml", args.output.display()),
+        (None, false) => {
+            let settings = args.job.settings()?;
+            let out = || args.output.display().to_string();
+            std::fs::create_dir_all(&args.output).with_context(out)?;
+            if std::fs::read_dir(&args.output).with_context(out)?.next().is_some() {
+                bail!("{}: expected a new or empty directory, found files in it", out());
+            }
+            Ok((settings, Vec::new()))
+        }
+    }
+}
+
+/// Refuses a run that would drive the machine out of its memory.
+fn check_memory(job: &Job, memory: &Memory, machine: &Machine, recompute: bool) -> Result<()> {
+    // Weights in the file can be read again; the rest has no other place.
+    let mapped = if job.settings.method == Method::Lora { job.checkpoint.tensor_bytes() } else { 0 };
+    let needed = memory.total() - mapped;
+    let Some(available) = machine.available().filter(|available| needed > *available) else { return Ok(()) };
+    let savings: Vec<String> = memory::savings(job, recompute)
+        .into_iter()
+        .map(|(set, bytes)| format!("--set {set} ({})", show::bytes(bytes.saturating_sub(mapped))))
+        .collect();
+    bail!(
+        "the run needs {}: expected at most {}, the available memory; less is needed with {}",
+        show::bytes(needed),
+        show::bytes(available),
+        savings.join(", ")
+    )
+}
+
+/// An adapter that changes nothing yet and knows its base.
+fn new_adapter(job: &Job, base: &BaseIdentity) -> Adapter {
+    let mut adapter = initial_adapter(&job.settings, &job.checkpoint.config);
+    adapter.settings = adapter::Settings {
+        base_name: Some(job.model.display().to_string()),
+        base: Some(base.clone()),
+        chat_template: job.checkpoint.chat_template.as_ref().map(|template| Digest::of(template.as_bytes())),
+        ..adapter.settings
+    };
+    adapter
+}
+
+fn load(
+    job: &Job,
+    machine: &Machine,
+    memory: &Memory,
+    recompute: bool,
+    adapter: Option<Adapter>,
+) -> Result<Training<puna_cpu::Cpu>> {
+    let checkpoint = &job.checkpoint;
+    let trained = adapter.map_or(Trained::Weights, Trained::Adapter);
+    let options = TrainingOptions { max_tokens: job.settings.pass_tokens(), recompute };
+    // What is left beside all the rest may be used to arrange weights.
+    let rest = memory.total().saturating_sub(2 * checkpoint.tensor_bytes());
+    let room = machine.available().map_or(u64::MAX, |available| available.saturating_sub(rest));
+    let bar = show::byte_bar("loading", checkpoint.tensor_bytes());
+    let cpu = machine.cpu().clone().with_budget(room);
+    let training = Training::load(cpu, checkpoint, trained, options, &mut |done, _| bar.set_position(done))
+        .with_context(|| job.model.display().to_string())?;
+    bar.finish_and_clear();
+    Ok(training)
+}
+
+/// What comes out: a PEFT directory, or a whole model.
+fn write_result(out: &Path, job: &Job, adapter: Option<Adapter>, learner: &mut dyn Learner) -> Result<PathBuf> {
+    let config = &job.checkpoint.config;
+    match adapter {
+        Some(adapter) => {
+            let adapter = trained_adapter(adapter, learner)?;
+            adapter::replace_peft(&adapter, out, config)?;
+            Ok(out.to_owned())
+        }
+        None => Ok(out.to_owned()),
+    }
+}
+
+fn start(job: &Job, args: &Args, memory: &Memory, steps: u64, machine: &Machine, device: String) -> log::Start {
+    let settings = &job.settings;
+    log::Start {
+        time: now(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: job.model.display().to_string(),
+        data: args.job.data(),
+        method: settings.method,
+        objective: job.data.objective(),
+        steps,
+        epochs: settings.steps.is_none().then_some(settings.epochs as f64),
+        sequences: job.data.len() as u64,
+        tokens: job.data.n_tokens(),
+        trained_parameters: memory.n_parameters,
+        threads: machine.cpu().n_threads() as u64,
+        device,
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+/// Tells of a run: to the log, to TensorBoard's file, and on a bar.
+struct Watcher {
+    log: log::Writer,
+    events: EventFile,
+    bar: ProgressBar,
+    begin: Instant,
+    /// When the last step ended.
+    last: Instant,
+    step: u64,
+    /// Tokens since the beginning.
+    n_tokens: u64,
+    loss: Option<f64>,
+    /// The first error of a log.
+    failed: Option<anyhow::Error>,
+}
+
+impl Watcher {
+    fn open(files: &Files, steps: u64, resumed: Option<u64>) -> Result<Watcher> {
+        let log = match resumed {
+            Some(step) => log::Writer::append_to(&files.log, step)?,
+            None => log::Writer::create(&files.log)?,
+        };
+        let time = now();
+        let events = files.events.join(format!("events.out.tfevents.{}.puna", time as u64));
+        let with_path = || events.display().to_string();
+        std::fs::create_dir_all(&files.events).with_context(with_path)?;
+        let events = EventFile::create(&events, time).with_context(with_path)?;
+        let bar = show::step_bar(steps);
+        bar.set_position(resumed.unwrap_or(0));
+        let (begin, step) = (Instant::now(), resumed.unwrap_or(0));
+        Ok(Watcher { log, events, bar, begin, last: begin, step, n_tokens: 0, loss: None, failed: None })
+    }
+
+    fn record(&mut self, record: &Record) -> Result<()> {
+        Ok(self.log.write(record)?)
+    }
+
+    /// The same from inside the run, which goes on; the first error is kept.
+    fn note(&mut self, record: &Record, scalars: &[(&str, f64)]) {
+        let written = self.record(record).and_then(|()| Ok(self.events.scalars(now(), record.step(), scalars)?));
+        if let Err(error) = written {
+            self.failed.get_or_insert(error.context("the log of the run"));
+        }
+    }
+}
+
+impl Observer for Watcher {
+    fn step(&mut self, progress: &Progress, margins: &[f64]) {
+        let Progress { step, loss, gradient_norm, rate, n_tokens, n_labels, changed } = *progress;
+        let seconds = self.last.elapsed().as_secs_f64();
+        self.last = Instant::now();
+        self.step = step;
+        self.n_tokens += n_tokens as u64;
+        self.loss = Some(loss).filter(|loss| loss.is_finite());
+        let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / margins.len() as f64;
+        let margin = (!margins.is_empty()).then(|| mean(&mut margins.iter().copied()));
+        let right = |margin: &f64| f64::from(u8::from(*margin > 0.0));
+        let accuracy = margin.map(|_| mean(&mut margins.iter().map(right)));
+        let mut scalars = vec![
+            ("train/loss", loss),
+            ("train/gradient_norm", gradient_norm),
+            ("train/lr", f64::from(rate)),
+            ("train/tokens_per_second", n_tokens as f64 / seconds),
+        ];
+        scalars.extend(margin.map(|margin| ("train/margin", margin)));
+        scalars.extend(accuracy.map(|accuracy| ("train/accuracy", accuracy)));
+        let record = Record::Step(log::Step {
+            step,
+            loss,
+            gradient_norm,
+            lr: rate,
+            tokens: n_tokens as u64,
+            labels: n_labels as u64,
+            seconds,
+            changed,
+            margin,
+            accuracy,
+        });
+        self.note(&record, &scalars);
+        let speed = self.n_tokens as f64 / self.begin.elapsed().as_secs_f64();
+        self.bar.set_message(format!("loss {loss:.4} · {speed:.0} tokens/s"));
+        self.bar.set_position(step);
+    }
+
+    fn validated(&mut self, validation: Validation, best: bool) {
+        let Validation { step, loss, n_labels, accuracy } = validation;
+        let record = Record::Valid(log::Valid { step, loss, labels: n_labels as u64, best, accuracy });
+        let mut scalars = vec![("valid/loss", loss)];
+        scalars.extend(accuracy.map(|accuracy| ("valid/accuracy", accuracy)));
+        self.note(&record, &scalars);
+        let mark = if best { ", the best so far" } else { "" };
+        self.say(&format!("step {step}: validation loss {loss:.4}{mark}"));
+        self.last = Instant::now();
+    }
+
+    fn saved(&mut self, step: u64, path: &Path) {
+        let path = Path::new("checkpoints").join(path.file_name().unwrap_or_default()).display().to_string();
+        self.note(&Record::Checkpoint(log::Checkpoint { step, path }), &[]);
+        self.last = Instant::now();
+    }
+
+    fn warn(&mut self, step: u64, message: &str) {
+        self.note(&Record::Warning(log::Warning { step, message: message.to_owned() }), &[]);
+        self.say(&format!("step {step}: {message}"));
+    }
+}
+
+impl Watcher {
+    /// A line above the bar, or for whoever reads standard error.
+    fn say(&self, line: &str) {
+        let line = show::harmless(line);
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+}
