@@ -161,7 +161,7 @@ pub fn replace(adapter: &Adapter, dir: &Path, config: &Config) -> Result<(), Err
     // Values of one adapter never lie beside the configuration of another.
     let old = dir.join(CONFIG);
     match std::fs::remove_file(&old) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&old)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&old)(error)),
         _ => put(adapter, dir, config),
     }
 }
