@@ -3,15 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 use puna_checkpoint::adapter::{self, Adapter, Digest, Form};
-use puna_checkpoint::gguf::{self, Declaration};
-use puna_checkpoint::{Checkpoint, LayerTensor, Name, RopePairing, RopeScaling, TokenizerSource, open};
+use puna_checkpoint::export::{Deviation, Options, write_merged};
+use puna_checkpoint::{Checkpoint, LayerTensor, Name, RopePairing, WeightFormat, open};
 use puna_conformance::{models, read};
 use puna_cpu::Cpu;
 use puna_engine::Engine;
 use puna_format::Format;
 use puna_llama::{KvFormat, Llama, LoadOptions};
 use safetensors::SafeTensors;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 fn trained(name: &str) -> PathBuf {
     models().join("bard/golden/train").join(name)
@@ -84,67 +84,25 @@ fn every_float_form_is_one_base() {
     assert_eq!(template("hf"), template("gguf/q4_0.gguf"));
 }
 
-/// The weights W + scale·B·A of a base whose rows are in the adapter's order.
-fn merged(base: &Checkpoint, adapter: &Adapter, name: Name) -> Vec<f32> {
-    assert_eq!(base.config.rope.pairing, adapter.pairing);
-    let mut weights = base.tensor(name).unwrap().to_f32();
-    let Some(matrix) = adapter.matrices.get(&name) else { return weights };
-    let (_, cols) = base.config.shape(name);
-    let scale = f64::from(adapter.scale(matrix));
-    for (row, weights) in weights.chunks_mut(cols).enumerate() {
-        let b = &matrix.b[row * matrix.rank..][..matrix.rank];
-        for (col, weight) in weights.iter_mut().enumerate() {
-            let sum: f64 = b.iter().enumerate().map(|(j, b)| f64::from(*b) * f64::from(matrix.a[j * cols + col])).sum();
-            *weight = (f64::from(*weight) + scale * sum) as f32;
-        }
-    }
-    weights
+/// The relative error of the logits of a model's last layer against those that are expected.
+fn error_of(model: Llama<Cpu>, ids: &[u32], expected: &[f32]) -> f64 {
+    let mut found = Vec::new();
+    let mut engine = Engine::new(Box::new(model), 512);
+    engine.score(ids, &mut |_, logits| found.extend_from_slice(logits)).unwrap();
+    assert_eq!(found.len(), expected.len());
+    let square = |v: f64| v * v;
+    let error: f64 = found.iter().zip(expected).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    let norm: f64 = expected.iter().map(|b| square(f64::from(*b))).sum();
+    (error / norm).sqrt()
 }
 
-/// A merged model as GGUF in F32.
-fn write_merged(base: &Checkpoint, adapter: &Adapter, path: &Path) {
-    let TokenizerSource::Gguf(vocabulary) = &base.tokenizer else { panic!("no vocabulary") };
-    let RopeScaling::Factors(factors) = &base.config.rope.scaling else { panic!("no factors") };
-    let mut tensors: Vec<(Declaration, Vec<f32>)> = Vec::new();
-    for tensor in base.tensors() {
-        let shape = if tensor.rows == 1 { vec![tensor.cols] } else { vec![tensor.rows, tensor.cols] };
-        let declaration = Declaration { name: tensor.name.gguf(), format: Format::F32, shape };
-        tensors.push((declaration, merged(base, adapter, tensor.name)));
-    }
-    let declaration = Declaration { name: "rope_freqs.weight".into(), format: Format::F32, shape: vec![factors.len()] };
-    tensors.push((declaration, factors.to_vec()));
-    let declarations: Vec<Declaration> = tensors.iter().map(|(declaration, _)| declaration.clone()).collect();
-    let metadata = gguf::metadata("merged", &base.config, vocabulary, None);
-    let mut writer = gguf::Writer::create(path, &metadata, &declarations).unwrap();
-    for (_, values) in &tensors {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        writer.append(&bytes).unwrap();
-    }
-    writer.finish().unwrap();
+fn loaded(checkpoint: &Checkpoint) -> Llama<Cpu> {
+    let options = LoadOptions { kv_format: KvFormat::F32, cache_tokens: 512, max_batch: 512 };
+    Llama::load(Cpu::new(2), checkpoint, options, &mut |_, _| ()).unwrap()
 }
 
-/// A merged model as a Hugging Face directory in F32.
-fn write_merged_hugging_face(base: &Checkpoint, adapter: &Adapter, dir: &Path) {
-    for file in ["config.json", "tokenizer.json"] {
-        std::fs::write(dir.join(file), read(&format!("bard/hf/{file}"))).unwrap();
-    }
-    let declare = |name: Name| {
-        let (rows, cols) = base.config.shape(name);
-        let shape = if rows == 1 { vec![cols] } else { vec![rows, cols] };
-        Declaration { name: name.hugging_face(), format: Format::F32, shape }
-    };
-    let names: Vec<Name> = base.tensors().map(|tensor| tensor.name).collect();
-    let declarations: Vec<Declaration> = names.iter().map(|&name| declare(name)).collect();
-    let path = dir.join("model.safetensors");
-    let mut writer = puna_checkpoint::safetensors::Writer::create(&path, &declarations).unwrap();
-    for &name in &names {
-        let bytes: Vec<u8> = merged(base, adapter, name).iter().flat_map(|value| value.to_le_bytes()).collect();
-        writer.append(&bytes).unwrap();
-    }
-    writer.finish().unwrap();
-}
-
-/// PEFT's own logits, from the directory on its base, and from the GGUF that it becomes on the GGUF base.
+/// PEFT's own logits, from the directory on its base, and from the GGUF that it becomes on the GGUF base: unmerged in
+/// either order of rows, and merged.
 #[test]
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn logits_are_those_of_peft() {
@@ -164,22 +122,41 @@ fn logits_are_those_of_peft() {
     let q = Name::Layer { layer: 0, tensor: LayerTensor::Query };
     assert!(of_gguf.matrices[&q].b != of_peft.matrices[&q].b);
 
-    let (merged_hf, merged_gguf) = (dir.path().join("hf"), dir.path().join("merged.gguf"));
-    std::fs::create_dir(&merged_hf).unwrap();
-    write_merged_hugging_face(&hf, &of_peft, &merged_hf);
-    write_merged(&gguf, &of_gguf, &merged_gguf);
-    for path in [merged_hf, merged_gguf] {
-        let options = LoadOptions { kv_format: KvFormat::F32, cache_tokens: 512, max_batch: 512 };
-        let model = Llama::load(Cpu::new(2), &open(&path).unwrap(), options, &mut |_, _| ()).unwrap();
-        let mut found = Vec::new();
-        let mut engine = Engine::new(Box::new(model), 512);
-        engine.score(&ids, &mut |_, logits| found.extend_from_slice(logits)).unwrap();
-        assert_eq!(found.len(), expected.len());
-        let square = |v: f64| v * v;
-        let error: f64 = found.iter().zip(&expected).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
-        let norm: f64 = expected.iter().map(|b| square(f64::from(*b))).sum();
-        let error = (error / norm).sqrt();
-        println!("{}: relative error {error:.2e}", path.display());
-        assert!(error < 1e-5, "{}: {error:e}", path.display());
+    let options = Options { format: Some(WeightFormat::Pure(Format::F32)), ..Options::default() };
+    for (base, form) in [(&hf, "hf"), (&gguf, "merged.gguf"), (&bard("meta"), "meta")] {
+        for (adapter, of) in [(&of_peft, "PEFT"), (&of_gguf, "GGUF")] {
+            let mut model = loaded(base);
+            model.adapt(adapter.clone(), 1.0).unwrap();
+            let error = error_of(model, &ids, &expected);
+            println!("{form}, adapter in {of}: relative error {error:.2e}");
+            assert!(error < 1e-5, "{form}, adapter in {of}: {error:e}");
+        }
+        let out = dir.path().join(form);
+        let rounded = write_merged(base, vec![(of_peft.clone(), 1.0)], &out, &options, &mut |_, _| ()).unwrap();
+        assert!(rounded.iter().all(|rounded| rounded.deviation.error == 0.0));
+        let error = error_of(loaded(&open(&out).unwrap()), &ids, &expected);
+        println!("{form}, merged: relative error {error:.2e}");
+        assert!(error < 1e-5, "{form}, merged: {error:e}");
     }
+}
+
+/// What rounding costs a trained adapter in each format, for people who choose one.
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn rounding_after_merging() {
+    let base = bard("gguf/bf16.gguf");
+    let adapter = adapter::open(&trained("lora-final"), &base.config).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let kept = |format: &str| {
+        let options = Options { format: Some(format.parse().unwrap()), ..Options::default() };
+        let out = dir.path().join(format!("{format}.gguf"));
+        let rounded = write_merged(&base, vec![(adapter.clone(), 1.0)], &out, &options, &mut |_, _| ()).unwrap();
+        let all: Deviation = rounded.iter().map(|rounded| rounded.deviation).sum();
+        let (error, kept) = (all.of_change().unwrap(), all.kept().unwrap());
+        println!("{format}: error {error:.3} of the change, {kept:.3} of it kept");
+        (error, kept)
+    };
+    let errors: Vec<(f64, f64)> = ["F16", "BF16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0"].into_iter().map(kept).collect();
+    assert!(errors.is_sorted_by(|a, b| a.0 < b.0), "{errors:?}");
+    assert!(errors[0].0 < 0.01 && (errors[0].1 - 1.0).abs() < 0.01, "{errors:?}");
 }

@@ -195,6 +195,12 @@ impl Config {
         }
     }
 
+    /// Where row `row` of a tensor, counted in the order of `pairing`, lies in the model's own order. The two differ for
+    /// q and k alone.
+    pub(crate) fn stored_row(&self, name: Name, row: usize, pairing: RopePairing) -> usize {
+        if name.is_rotated() { pairing.row_in(self.rope.pairing, row, self.head_dim) } else { row }
+    }
+
     /// Every tensor that a model of this configuration must bring.
     pub fn required(&self) -> impl Iterator<Item = Name> {
         let tied = self.tied_embeddings;

@@ -10,6 +10,8 @@
 
 pub mod synth;
 
+pub mod export;
+
 #[doc(hidden)]
 pub mod fuzzing;
 
@@ -26,8 +28,10 @@ mod stream;
 mod tensor;
 
 mod json;
+mod weight_format;
 
 mod config;
+mod container;
 mod mapped;
 
 // Names the parsers' own errors, and is named by everything.
@@ -35,11 +39,13 @@ mod error;
 mod name;
 
 pub use config::{Config, ConfigError, Rope, RopePairing, RopeScaling};
+pub use container::Container;
 pub use error::Error;
 pub use mapped::Bytes;
 pub use name::{LayerTensor, Name};
 pub use stream::write_file;
 pub use tensor::{Part, Tensor};
+pub use weight_format::WeightFormat;
 
 use std::{
     collections::BTreeMap,

@@ -159,6 +159,11 @@ impl Name {
         matches!(self, Name::OutputNorm | Name::Layer { tensor: LayerTensor::AttentionNorm | LayerTensor::FfnNorm, .. })
     }
 
+    /// Whether its rows are rotated by position: those of q and k, whose order differs between forms.
+    pub fn is_rotated(self) -> bool {
+        matches!(self, Name::Layer { tensor: LayerTensor::Query | LayerTensor::Key, .. })
+    }
+
     fn render(self, prefix: &str, of: fn(&Spelling) -> &'static str) -> String {
         match self {
             Name::Layer { layer, tensor } => {

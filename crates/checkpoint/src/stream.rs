@@ -9,6 +9,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The name under which something is written before it gets that of `path`.
+fn temporary(path: &Path) -> Result<PathBuf, Error> {
+    let name = path.file_name().ok_or_else(|| wrong(path, "no file name".into()))?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.part", std::process::id()));
+    Ok(path.with_file_name(temporary))
+}
+
 /// A file that gets its name when it is complete; dropped before, it is removed.
 pub(crate) struct Pending {
     path: PathBuf,
@@ -18,11 +27,7 @@ pub(crate) struct Pending {
 
 impl Pending {
     pub(crate) fn create(path: &Path) -> Result<Pending, Error> {
-        let name = path.file_name().ok_or_else(|| wrong(path, "no file name".into()))?;
-        let mut temporary = std::ffi::OsString::from(".");
-        temporary.push(name);
-        temporary.push(format!(".{}.part", std::process::id()));
-        let temporary = path.with_file_name(temporary);
+        let temporary = temporary(path)?;
         let file = File::create(&temporary).map_err(Error::io(path))?;
         Ok(Pending { path: path.to_owned(), temporary, file: BufWriter::with_capacity(1 << 16, file) })
     }
@@ -60,6 +65,50 @@ impl Drop for Pending {
     fn drop(&mut self) {
         // After `finish` there is nothing of this name; whatever else fails, a leftover file does no harm.
         let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+/// A directory that gets its name when it is complete; dropped before, it is removed with all that is in it.
+pub(crate) struct PendingDirectory {
+    path: PathBuf,
+    temporary: PathBuf,
+}
+
+impl PendingDirectory {
+    /// Begins the directory `path`, whose name must be free.
+    pub(crate) fn create(path: &Path) -> Result<PendingDirectory, Error> {
+        expect_free(path)?;
+        let temporary = temporary(path)?;
+        std::fs::create_dir(&temporary).map_err(Error::io(&temporary))?;
+        Ok(PendingDirectory { path: path.to_owned(), temporary })
+    }
+
+    /// Where its files are written.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Renames it, and syncs the directory that holds the name. Its files were synced when they got their own.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        expect_free(&self.path)?;
+        std::fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path))?;
+        sync_directory(self.path.parent().unwrap_or(Path::new("")))
+    }
+}
+
+impl Drop for PendingDirectory {
+    fn drop(&mut self) {
+        // After `finish` there is nothing of this name, and before it nothing but what was written here.
+        let _ = std::fs::remove_dir_all(&self.temporary);
+    }
+}
+
+/// Refuses a name that something has: nothing is overwritten.
+pub(crate) fn expect_free(path: &Path) -> Result<(), Error> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Err(wrong(path, "exists already; name something new".into())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(path)(error)),
     }
 }
 
@@ -181,6 +230,25 @@ mod tests {
         tensors.finish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), [1, 2, 3, 4, 0, 0, 0, 0, 5, 6, 7, 0, 0, 0, 0, 0]);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_appears_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let begun = || {
+            let pending = PendingDirectory::create(&path).unwrap();
+            write_file(&pending.directory().join("file"), b"text").unwrap();
+            pending
+        };
+        drop(begun());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let pending = begun();
+        assert!(!path.exists());
+        pending.finish().unwrap();
+        assert_eq!(std::fs::read(path.join("file")).unwrap(), b"text");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(PendingDirectory::create(&path).is_err());
     }
 
     #[test]

@@ -60,6 +60,24 @@ impl Tensor {
         }
     }
 
+    /// Copies the bytes of one row.
+    ///
+    /// # Panics
+    /// When `row` or `out.len()` does not fit the tensor.
+    pub(crate) fn copy_row(&self, row: usize, out: &mut [u8]) {
+        let bytes = |cols| self.format.row_bytes(cols).expect("checked when the tensor was claimed");
+        for part in self.parts.iter().filter(|part| (part.row0..part.row0 + part.rows).contains(&row)) {
+            let (n, row) = (bytes(part.cols), row - part.row0);
+            out[bytes(part.col0)..][..n].copy_from_slice(&part.bytes[row * n..][..n]);
+        }
+    }
+
+    /// FP8: the factor of a row, where one file holds all of it.
+    pub(crate) fn row_scale(&self, row: usize) -> Option<f32> {
+        let part = self.parts.iter().find(|part| (part.row0..part.row0 + part.rows).contains(&row))?;
+        part.row_scales.as_ref().filter(|_| part.cols == self.cols).map(|scales| scales[row - part.row0])
+    }
+
     /// Decodes all of it to f32, row-major.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.rows * self.cols];

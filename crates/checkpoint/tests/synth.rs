@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 use puna_checkpoint::{
-    Bytes, Checkpoint, GgufVocabulary, LayerTensor, Name, TokenizerSource, gguf, open,
-    synth::{Container, Shape, SynthFormat, Weights, write, write_initial},
+    Bytes, Checkpoint, GgufVocabulary, LayerTensor, Name, TokenizerSource, WeightFormat, gguf, open,
+    synth::{Container, Shape, Weights, write, write_initial},
 };
 use std::path::Path;
 
@@ -26,7 +26,7 @@ fn synth(format: &str, container: Container, out: &Path, seed: u64) {
 #[test]
 fn every_format_opens_as_gguf() {
     let dir = tempfile::tempdir().unwrap();
-    for format in SynthFormat::names().filter(|name| *name != "FP8") {
+    for format in WeightFormat::names().filter(|name| *name != "FP8") {
         let path = dir.path().join(format!("{format}.gguf"));
         synth(format, Container::Gguf, &path, 1);
         let model = open(&path).unwrap_or_else(|e| panic!("{format}: {e}"));

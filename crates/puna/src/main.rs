@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod chat_format;
 mod inspect;
+mod licence;
 mod machine;
 mod model;
 mod prompt;

@@ -1,5 +1,6 @@
 //! From the command line's MODEL to a session: files, memory, back-end, tokenizer.
 
+use crate::adapter::base::{Base, Given};
 use crate::machine::Machine;
 use crate::show;
 use anyhow::{Context, Result, bail};
@@ -36,6 +37,9 @@ pub struct ModelArgs {
     /// How keys and values are stored
     #[arg(long, value_enum, default_value_t)]
     pub kv: Kv,
+    /// A LoRA adapter of the model, in PEFT's form or llama.cpp's; may be given several times, they add up
+    #[arg(long = "adapter", value_name = "ADAPTER[=WEIGHT]")]
+    pub adapters: Vec<Given>,
 }
 
 /// [`KvFormat`] on the command line.
@@ -87,7 +91,7 @@ pub struct Loading {
 }
 
 impl ModelArgs {
-    /// Another model, held in the same way; its context is for the caller to say.
+    /// Another model, held in the same way, without adapters; its context is for the caller to say.
     pub fn with_model(&self, model: &Path) -> ModelArgs {
         ModelArgs {
             model: model.to_owned(),
@@ -95,6 +99,7 @@ impl ModelArgs {
             instructions: self.instructions,
             context: None,
             kv: self.kv,
+            adapters: Vec::new(),
         }
     }
 
@@ -150,6 +155,8 @@ impl ModelArgs {
     /// The same, before there is an engine.
     pub fn load(&self, machine: &mut Machine, checkpoint: &Checkpoint, wanted: Wanted) -> Result<Loaded> {
         let context = self.context(machine, &checkpoint.config, wanted)?;
+        let base = Base::new(&self.model, checkpoint);
+        let adapters = self.adapters.iter().map(|given| base.load(given)).collect::<Result<Vec<_>>>()?;
         let options = LoadOptions { kv_format: self.kv.into(), cache_tokens: context, max_batch: MAX_BATCH };
         // Block formats are copied to an order that is faster to read, as far as there is room beside the keys and values of
         // all models; of a larger model the first layers are held in memory, and the rest comes from the file each time.
@@ -158,8 +165,9 @@ impl ModelArgs {
         let cpu = machine.cpu().clone().with_budget(room);
         let (start, bytes) = (Instant::now(), checkpoint.tensor_bytes());
         let bar = show::byte_bar("loading", bytes);
-        let model = Llama::load(cpu.clone(), checkpoint, options, &mut |done, _| bar.set_position(done))
+        let mut model = Llama::load(cpu.clone(), checkpoint, options, &mut |done, _| bar.set_position(done))
             .with_context(|| self.model.display().to_string())?;
+        adapters.into_iter().try_for_each(|(adapter, weight)| model.adapt(adapter, weight))?;
         bar.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();
         let loading = Loading { seconds, bytes, repacked_bytes: cpu.copied() };

@@ -27,6 +27,7 @@ Examples:
   puna run ./model.gguf --json --temperature 0 --max-tokens 200 < question.txt
   puna run ./Llama-3.1-8B --raw 'Once upon a time' --max-tokens 100
   puna run ./Llama-3.1-8B --ids-file prompt.json --max-tokens 64 --json
+  puna run ./Llama-3.1-8B-Instruct --adapter ./my-adapter=0.5 'Write a limerick.'
   puna run ./Llama-3.1-8B-Instruct --draft ./Llama-3.2-1B-Instruct 'Write a limerick.'")]
 pub struct Args {
     #[command(flatten)]

@@ -2,7 +2,8 @@
 
 use crate::show;
 use anyhow::{Context, Result, bail};
-use puna_checkpoint::synth::{self, Container, Shape, SynthFormat, Weights};
+use puna_checkpoint::synth::{self, Shape, Weights};
+use puna_checkpoint::{Container, WeightFormat};
 use std::path::PathBuf;
 
 /// Write a model of random weights, to measure a machine before downloading anything
@@ -45,15 +46,13 @@ pub fn run(args: Args) -> Result<()> {
         Some(n) => shape.with_layers(n).context("--layers")?,
         None => shape,
     };
-    let Ok(format) = args.format.parse::<SynthFormat>() else {
-        let names: Vec<&str> = SynthFormat::names().collect();
+    let Ok(format) = args.format.parse::<WeightFormat>() else {
+        let names: Vec<&str> = WeightFormat::names().collect();
         bail!("--format: expected one of {}, found {}", names.join(", "), args.format);
     };
-    let is_gguf = args.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    let container = if is_gguf { Container::Gguf } else { Container::Safetensors };
     let weights = if args.sparse { Weights::Holes } else { Weights::Random { seed: args.seed } };
     let bar = show::byte_bar("writing", 0);
-    synth::write(&shape, format, container, &args.output, weights, &mut |done, total| {
+    synth::write(&shape, format, Container::of(&args.output), &args.output, weights, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;

@@ -44,7 +44,16 @@ fn commands_in_documents_run() {
 fn commands_in_help_run() {
     let verbs =
         ["run", "score", "bench", "inspect", "tokenize", "tokenizer", "chat-format", "synth", "adapter", "tune"];
-    let below = ["adapter inspect", "adapter convert", "tune check", "tune show", "tune log"];
+    let below = [
+        "adapter inspect",
+        "adapter convert",
+        "adapter merge",
+        "tune check",
+        "tune show",
+        "tune plan",
+        "tune run",
+        "tune log",
+    ];
     let help = |verb: &str| text(&Command::new(PUNA).arg("help").args(verb.split_whitespace()).output().unwrap());
     let listed = help("");
     let mut commands = Vec::new();

@@ -8,7 +8,7 @@
 //! Norms are small and stay floats in every quantized file. So other norms mean another model, while equal norms and
 //! other values mean the same model in another format, or a near relative of it: no hash can tell these two apart.
 
-use crate::{Checkpoint, Config, ConfigError, LayerTensor, Name, RopePairing, Tensor};
+use crate::{Checkpoint, Config, ConfigError, RopePairing, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -172,7 +172,6 @@ fn sizes(config: &Config) -> String {
 
 /// The hash of a tensor's name, shape and rows, those of q and k in the order of Hugging Face.
 fn sampled(tensor: &Tensor, config: &Config) -> [u8; 32] {
-    let rotated = matches!(tensor.name, Name::Layer { tensor: LayerTensor::Query | LayerTensor::Key, .. });
     let mut hash = Sha256::new();
     hash.update(format!("{} {} {}\n", tensor.name, tensor.rows, tensor.cols));
     let mut values = vec![0f32; tensor.cols];
@@ -180,8 +179,7 @@ fn sampled(tensor: &Tensor, config: &Config) -> [u8; 32] {
     let n = SAMPLES.min(tensor.rows);
     for sample in 0..n {
         let row = (2 * sample + 1) * tensor.rows / (2 * n);
-        let stored = if rotated { RopePairing::Halves.row_in(config.rope.pairing, row, config.head_dim) } else { row };
-        tensor.decode_row(stored, &mut values);
+        tensor.decode_row(config.stored_row(tensor.name, row, RopePairing::Halves), &mut values);
         bytes.clear();
         bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         hash.update(&bytes);

@@ -8,12 +8,12 @@
 use super::{
     identity,
     listing::{Factor, Form, Listing, Pairs, Side, read_identity, wrong},
-    lora::{ALPHAS, Adapter, Settings, commonest, f32_bytes, in_order, is_alpha},
+    lora::{ALPHAS, Adapter, Settings, commonest, declarations, f32_bytes, in_order, is_alpha},
 };
 use crate::{
     Config, Error, FileInfo, Name,
     error::shown,
-    gguf::{self, Declaration, Header, HeaderError, MetadataValue, TensorInfo, Value},
+    gguf::{self, Header, HeaderError, MetadataValue, TensorInfo, Value},
     mapped::Bytes,
     stream,
     tensor::unknown,
@@ -133,19 +133,8 @@ pub fn write(adapter: &Adapter, path: &Path, config: &Config) -> Result<Vec<Name
         })
         .collect();
     let alpha = commonest(alphas.values().copied().collect()).expect("`check` wants a matrix");
-    let declare = |name: Name, side: &str, shape: [usize; 2]| Declaration {
-        name: format!("{}.lora_{side}", name.gguf()),
-        format: Format::F32,
-        shape: shape.to_vec(),
-    };
-    let declarations: Vec<Declaration> = adapter
-        .matrices
-        .iter()
-        .flat_map(|(&name, matrix)| {
-            let (rows, cols) = config.shape(name);
-            [declare(name, "a", [matrix.rank, cols]), declare(name, "b", [rows, matrix.rank])]
-        })
-        .collect();
+    let declarations =
+        declarations(adapter, config, |name| ["a", "b"].map(|side| format!("{}.lora_{side}", name.gguf())));
     let mut writer = gguf::Writer::create(path, &metadata(&adapter.settings, alpha), &declarations)?;
     let mut folded = Vec::new();
     for (&name, matrix) in &adapter.matrices {

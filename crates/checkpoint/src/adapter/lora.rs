@@ -1,7 +1,7 @@
 //! An adapter in memory.
 
 use super::identity::{BaseIdentity, Digest};
-use crate::{Config, LayerTensor, Name, RopePairing};
+use crate::{Config, Name, RopePairing, safetensors::Declaration};
 use puna_format::Format;
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -120,6 +120,21 @@ pub(super) fn is_adaptable(name: Name) -> bool {
     !name.is_norm() && name != Name::TokenEmbedding
 }
 
+/// Both factors of every matrix as tensors to write: A, then B. `called` gives the two names.
+pub(super) fn declarations(
+    adapter: &Adapter,
+    config: &Config,
+    called: impl Fn(Name) -> [String; 2],
+) -> Vec<Declaration> {
+    let declare = |(&name, matrix): (&Name, &LowRank)| {
+        let (rows, cols) = config.shape(name);
+        let [a, b] = called(name);
+        let declare = |name, shape: [usize; 2]| Declaration { name, format: Format::F32, shape: shape.to_vec() };
+        [declare(a, [matrix.rank, cols]), declare(b, [rows, matrix.rank])]
+    };
+    adapter.matrices.iter().flat_map(declare).collect()
+}
+
 /// B with its rows in the order of `to`.
 ///
 /// # Panics
@@ -131,8 +146,7 @@ pub(super) fn in_order<'m>(
     to: RopePairing,
     config: &Config,
 ) -> Cow<'m, [f32]> {
-    let rotated = matches!(name, Name::Layer { tensor: LayerTensor::Query | LayerTensor::Key, .. });
-    if !rotated || from == to {
+    if !name.is_rotated() || from == to {
         return Cow::Borrowed(&matrix.b);
     }
     let (rows, _) = config.shape(name);

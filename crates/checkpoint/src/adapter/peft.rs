@@ -8,12 +8,12 @@ use super::{
     adapter_config::{AdapterConfig, module},
     identity,
     listing::{Factor, Form, Listing, Pairs, Side, read_identity, wrong},
-    lora::{Adapter, Settings, commonest, f32_bytes, in_order},
+    lora::{Adapter, Settings, commonest, declarations, f32_bytes, in_order},
 };
 use crate::{
     Config, ConfigError, Error, FileInfo, LayerTensor, Name, json,
     mapped::Bytes,
-    safetensors::{self, Declaration, Entry, Header},
+    safetensors::{self, Entry, Header},
     stream::{self, make_empty, write_file},
     tensor::unknown,
 };
@@ -161,25 +161,14 @@ pub fn replace(adapter: &Adapter, dir: &Path, config: &Config) -> Result<(), Err
     // Values of one adapter never lie beside the configuration of another.
     let old = dir.join(CONFIG);
     match std::fs::remove_file(&old) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&old)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&old)(error)),
         _ => put(adapter, dir, config),
     }
 }
 
 fn put(adapter: &Adapter, dir: &Path, config: &Config) -> Result<(), Error> {
-    let declare = |name: Name, side: &str, shape: [usize; 2]| Declaration {
-        name: format!("{PREFIX}{}.lora_{side}.weight", module(name)),
-        format: Format::F32,
-        shape: shape.to_vec(),
-    };
-    let declarations: Vec<Declaration> = adapter
-        .matrices
-        .iter()
-        .flat_map(|(&name, matrix)| {
-            let (rows, cols) = config.shape(name);
-            [declare(name, "A", [matrix.rank, cols]), declare(name, "B", [rows, matrix.rank])]
-        })
-        .collect();
+    let called = |name| ["A", "B"].map(|side| format!("{PREFIX}{}.lora_{side}.weight", module(name)));
+    let declarations = declarations(adapter, config, called);
     let metadata = identity::to_metadata(adapter.settings.base.as_ref(), adapter.settings.chat_template);
     let mut writer = safetensors::Writer::create_with_metadata(&dir.join(WEIGHTS), &metadata, &declarations)?;
     for (&name, matrix) in &adapter.matrices {

@@ -472,6 +472,27 @@ impl<'a> Header<'a> {
     }
 }
 
+/// The metadata of a file as its bytes have it, in its order: each key, and the bytes of its type and value.
+///
+/// # Errors
+/// See [`HeaderError`]; none for a file that [`Header::parse`] has read.
+pub(crate) fn encoded_metadata(file: &[u8]) -> Result<Vec<(&str, &[u8])>, HeaderError> {
+    let mut r = Reader { file, at: 0 };
+    r.take("magic, version and number of tensors", 4 + 4 + 8)?;
+    let n = r.u64("number of metadata pairs")?;
+    let n = bounded("number of metadata pairs", 16, n, MAX_PAIRS.min(r.left() / MIN_PAIR))?;
+    let mut pairs = Vec::with_capacity(n);
+    for _ in 0..n {
+        let key = r.name("metadata key")?;
+        let start = r.at;
+        r.value(key)?;
+        let end = r.at;
+        r.at = start;
+        pairs.push((key, r.take("a metadata value", end - start)?));
+    }
+    Ok(pairs)
+}
+
 fn bounded(what: &'static str, at: u64, found: u64, limit: u64) -> Result<usize, HeaderError> {
     match usize::try_from(found) {
         Ok(n) if found <= limit => Ok(n),

@@ -63,7 +63,8 @@ const READ: &[&str] = &[
     "llama.rope.scaling.type",
 ];
 
-const FREQUENCIES: &str = "rope_freqs.weight";
+/// The tensor of [`RopeScaling::Factors`].
+pub(crate) const FREQUENCIES: &str = "rope_freqs.weight";
 
 struct Source {
     path: PathBuf,

@@ -25,6 +25,8 @@ pub enum MetadataValue {
     I32s(Vec<i32>),
     /// Array of f32.
     F32s(Vec<f32>),
+    /// Type and value of any kind, as the bytes of another file have them.
+    Encoded(Vec<u8>),
 }
 
 /// Writes a file whose tensors are declared first and then appended in the same order, in memory of its own small
@@ -152,5 +154,6 @@ fn put_value(put: Put<'_>, value: &MetadataValue) -> Result<(), Error> {
             array(put, T::F32, numbers.len())?;
             numbers.iter().try_for_each(|x| put(&x.to_le_bytes()))
         }
+        MetadataValue::Encoded(bytes) => put(bytes),
     }
 }

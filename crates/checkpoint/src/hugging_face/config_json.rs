@@ -8,10 +8,12 @@ use crate::{
     config::{Config, ConfigError, Keys, Rope, RopePairing, RopeScaling},
     json::{self, Ids, Object, at, once, set, skip},
 };
+use puna_format::Format;
 use serde::{
     Deserialize,
     de::{self, MapAccess, SeqAccess, Visitor},
 };
+use serde_json::{Value, json};
 use std::{borrow::Cow, fmt};
 
 /// What `config.json` says, before sizes are checked.
@@ -262,6 +264,61 @@ impl HfConfig {
         };
         let scaling = inner.map_or(Ok(RopeScaling::None), |rope| rope.scaling(self.max_position_embeddings))?;
         Ok(Rope { theta, scaling, pairing: RopePairing::Halves })
+    }
+}
+
+/// A `config.json` for these sizes, with weights of this type; `fp8` says that some of the weights are FP8.
+///
+/// # Panics
+/// When the frequencies are given one by one, which the file has no key for.
+pub(crate) fn to_json(config: &Config, dtype: Format, fp8: bool, bos: Value, eos: Value) -> Value {
+    let mut json = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": config.dim,
+        "intermediate_size": config.ffn_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope.theta,
+        "hidden_act": "silu",
+        "attention_bias": false,
+        "mlp_bias": false,
+        "tie_word_embeddings": config.tied_embeddings,
+        "torch_dtype": torch_dtype(dtype),
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+    });
+    match &config.rope.scaling {
+        RopeScaling::None => {}
+        RopeScaling::Linear { factor } => json["rope_scaling"] = json!({ "rope_type": "linear", "factor": factor }),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            json["rope_scaling"] = json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low_freq_factor,
+                "high_freq_factor": high_freq_factor,
+                "original_max_position_embeddings": original_context,
+            });
+        }
+        RopeScaling::Factors(_) => panic!("config.json has no frequencies"),
+    }
+    if fp8 {
+        json["quantization_config"] = json!({ "quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0 });
+    }
+    json
+}
+
+/// What PyTorch calls the type of weights.
+pub(crate) fn torch_dtype(format: Format) -> &'static str {
+    match format {
+        Format::F32 => "float32",
+        Format::F16 => "float16",
+        _ => "bfloat16",
     }
 }
 

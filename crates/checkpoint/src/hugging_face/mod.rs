@@ -5,7 +5,10 @@ mod config_json;
 mod index_json;
 
 pub use config_json::HfConfig;
-pub(crate) use config_json::{chat_template as tokenizer_config_json, generation as generation_config_json};
+pub(crate) use config_json::{
+    chat_template as tokenizer_config_json, generation as generation_config_json, to_json as config_to_json,
+    torch_dtype,
+};
 pub use index_json::Index;
 
 use crate::{

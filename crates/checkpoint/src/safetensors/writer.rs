@@ -26,6 +26,14 @@ impl Declaration {
         let row = self.format.row_bytes(*cols)? as u64;
         rows.iter().try_fold(row, |n, &d| n.checked_mul(d as u64))
     }
+
+    /// The same, or what the writer of the file `path` has against it.
+    pub(crate) fn checked_bytes(&self, path: &Path) -> Result<u64, Error> {
+        self.n_bytes().ok_or_else(|| {
+            let block = self.format.info().block_elems;
+            wrong(path, format!("tensor `{}`: {} needs rows of a multiple of {block} values", self.name, self.format))
+        })
+    }
 }
 
 /// Writes a file whose tensors are declared first and then appended in the same order, in memory of its own small

@@ -1,9 +1,10 @@
 //! The model that training from scratch begins with.
 
-use super::{Container, Content, Pools, Shape, SynthFormat, Weights, Written, file, layer_tensor, plan};
+use super::{Container, Content, Pools, Shape, Weights, Written, file, plan};
 use crate::{
     Error, GgufVocabulary, gguf,
     name::{LayerTensor, Name},
+    weight_format::WeightFormat,
 };
 use puna_format::Format;
 use std::{collections::BTreeMap, path::Path};
@@ -30,12 +31,11 @@ pub fn write_initial(
 ) -> Result<(), Error> {
     let config = shape.config_for(vocabulary.tokens.len());
     let config = config.map_err(|error| Error::Config { path: shape.name().into(), error })?;
-    let mut tensors = plan(&config, SynthFormat::Pure(Format::F32), Container::Gguf);
+    let mut tensors = plan(&config, WeightFormat::Pure(Format::F32), Container::Gguf);
     for tensor in &mut tensors {
         if let Content::Random { tensor: number } = tensor.content {
-            let place = Name::from_gguf(&tensor.declaration.name).and_then(layer_tensor);
-            let std = match place {
-                Some((_, LayerTensor::AttentionOutput | LayerTensor::Down)) => {
+            let std = match Name::from_gguf(&tensor.declaration.name) {
+                Some(Name::Layer { tensor: LayerTensor::AttentionOutput | LayerTensor::Down, .. }) => {
                     STD / (2.0 * config.n_layers as f32).sqrt()
                 }
                 _ => STD,

@@ -8,12 +8,11 @@
 //! rows differ from each other; and the bytes depend on the seed alone, not on threads. Memory is the pools (a few MiB
 //! each) and one chunk.
 
-mod format;
 mod initial;
 mod shape;
 mod vocabulary;
 
-pub use format::SynthFormat;
+pub use crate::container::Container;
 pub use initial::write_initial;
 pub use shape::Shape;
 
@@ -21,9 +20,11 @@ use crate::{
     Error,
     config::{Config, RopeScaling},
     gguf::{self, MetadataValue},
-    name::{LayerTensor, Name},
+    hugging_face::config_to_json,
+    name::Name,
     safetensors::{self, Declaration},
     stream::{make_empty, write_file, wrong},
+    weight_format::WeightFormat,
 };
 use puna_format::Format;
 use rand_core::{RngCore, SeedableRng};
@@ -31,25 +32,6 @@ use rand_pcg::Pcg64;
 use rayon::prelude::*;
 use serde_json::json;
 use std::{collections::BTreeMap, path::Path};
-
-/// The form of the files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Container {
-    /// One `.gguf` file.
-    Gguf,
-    /// A Hugging Face directory.
-    Safetensors,
-}
-
-impl Container {
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Container::Gguf => "GGUF",
-            Container::Safetensors => "safetensors",
-        }
-    }
-}
 
 /// What the weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +60,6 @@ impl Piece<'_> {
     }
 }
 
-/// Weights in one safetensors file, at most; what the hub's tools split at.
-const SHARD: u64 = 5_000_000_000;
 /// Bytes made and written at once.
 const CHUNK: usize = 16 << 20;
 
@@ -93,7 +73,7 @@ const CHUNK: usize = 16 << 20;
 /// system.
 pub fn write(
     shape: &Shape,
-    format: SynthFormat,
+    format: WeightFormat,
     container: Container,
     out: &Path,
     weights: Weights,
@@ -101,11 +81,7 @@ pub fn write(
 ) -> Result<(), Error> {
     let config = shape.config();
     vocabulary::check(config, out)?;
-    let fits = match container {
-        Container::Gguf => format != SynthFormat::Fp8,
-        Container::Safetensors => format.fits_safetensors(),
-    };
-    if !fits {
+    if !format.fits(container) {
         return Err(wrong(out, format!("{format} has no place in {}", container.name())));
     }
     let tensors = plan(config, format, container);
@@ -118,7 +94,7 @@ pub fn write(
         }
         Container::Safetensors => {
             make_empty(out)?;
-            directory(shape, format, &tensors, out, &mut pools, &mut written)
+            directory(config, format, &tensors, out, &mut pools, &mut written)
         }
     }
 }
@@ -133,13 +109,8 @@ impl<'p> Written<'p> {
     /// Nothing yet of these tensors.
     fn new(tensors: &[Planned], out: &Path, progress: &'p mut dyn FnMut(u64, u64)) -> Result<Written<'p>, Error> {
         let mut total = 0;
-        for Planned { declaration, .. } in tensors {
-            let n = declaration.n_bytes();
-            total += n.ok_or_else(|| {
-                let Declaration { name, format, .. } = declaration;
-                let block = format.info().block_elems;
-                wrong(out, format!("tensor `{name}`: {format} needs rows of a multiple of {block} values"))
-            })?;
+        for tensor in tensors {
+            total += tensor.declaration.checked_bytes(out)?;
         }
         Ok(Written { total, done: 0, progress })
     }
@@ -158,8 +129,7 @@ fn file(
     pools: &mut Pools,
     written: &mut Written<'_>,
 ) -> Result<(), Error> {
-    let declarations: Vec<Declaration> = tensors.iter().map(|tensor| tensor.declaration.clone()).collect();
-    let mut writer = gguf::Writer::create(out, metadata, &declarations)?;
+    let mut writer = gguf::Writer::create(out, metadata, &declarations(tensors))?;
     for tensor in tensors {
         pools.write(tensor, &mut |piece| {
             match piece {
@@ -173,104 +143,35 @@ fn file(
     writer.finish()
 }
 
-/// Writes the shards, and `config.json` last, so that an unfinished directory is no model.
+/// Writes the weights and what lies beside them; `config.json` last, so that an unfinished directory is no model.
 fn directory(
-    shape: &Shape,
-    format: SynthFormat,
+    config: &Config,
+    format: WeightFormat,
     tensors: &[Planned],
     out: &Path,
     pools: &mut Pools,
     written: &mut Written<'_>,
 ) -> Result<(), Error> {
-    let mut shards: Vec<Vec<&Planned>> = vec![Vec::new()];
-    let mut size = 0u64;
-    for tensor in tensors {
-        let n = tensor.declaration.n_bytes().unwrap_or(0);
-        if size > 0 && size + n > SHARD {
-            shards.push(Vec::new());
-            size = 0;
-        }
-        size += n;
-        shards.last_mut().expect("begins with one").push(tensor);
-    }
-    let n = shards.len();
-    let mut map = serde_json::Map::new();
-    for (i, shard) in shards.iter_mut().enumerate() {
-        let name =
-            if n == 1 { "model.safetensors".into() } else { format!("model-{:05}-of-{n:05}.safetensors", i + 1) };
-        // Larger elements first, so that each begins at a multiple of its size.
-        shard.sort_by_key(|tensor| std::cmp::Reverse(tensor.declaration.format.info().block_bytes));
-        let declarations: Vec<Declaration> = shard.iter().map(|tensor| tensor.declaration.clone()).collect();
-        let mut writer = safetensors::Writer::create(&out.join(&name), &declarations)?;
-        for tensor in shard.iter() {
-            pools.write(tensor, &mut |piece| {
-                match piece {
-                    Piece::Bytes(bytes) => writer.append(bytes)?,
-                    Piece::Hole(n) => writer.skip(n)?,
-                }
-                written.add(&piece);
-                Ok(())
-            })?;
-            map.insert(tensor.declaration.name.clone(), name.clone().into());
-        }
-        writer.finish()?;
-    }
-    let config = shape.config();
+    safetensors::write_files(out, &declarations(tensors), &mut |i, writer| {
+        pools.write(&tensors[i], &mut |piece| {
+            match piece {
+                Piece::Bytes(bytes) => writer.append(bytes)?,
+                Piece::Hole(n) => writer.skip(n)?,
+            }
+            written.add(&piece);
+            Ok(())
+        })
+    })?;
     let save = |name: &str, json: serde_json::Value| write_file(&out.join(name), format!("{json:#}\n").as_bytes());
-    if n > 1 {
-        let index = json!({ "metadata": { "total_size": written.total }, "weight_map": map });
-        save("model.safetensors.index.json", index)?;
-    }
     write_file(&out.join("tokenizer.json"), vocabulary::tokenizer_json(config).to_string().as_bytes())?;
     let [bos, eos] = vocabulary::bos_and_eos(config);
     save("generation_config.json", json!({ "bos_token_id": bos, "eos_token_id": eos }))?;
-    save("config.json", config_json(config, format, bos, &eos))
+    let dtype = format.tensor(config, Container::Safetensors, Name::Output);
+    save("config.json", config_to_json(config, dtype, format == WeightFormat::Fp8, bos, eos))
 }
 
-fn config_json(
-    config: &Config,
-    format: SynthFormat,
-    bos: serde_json::Value,
-    eos: &serde_json::Value,
-) -> serde_json::Value {
-    let mut json = json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": config.dim,
-        "intermediate_size": config.ffn_dim,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope.theta,
-        "hidden_act": "silu",
-        "attention_bias": false,
-        "mlp_bias": false,
-        "tie_word_embeddings": config.tied_embeddings,
-        "torch_dtype": match format.matrix(config, Name::Output) {
-            Format::F32 => "float32",
-            Format::F16 => "float16",
-            _ => "bfloat16",
-        },
-        "bos_token_id": bos,
-        "eos_token_id": eos,
-    });
-    if let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } = config.rope.scaling {
-        json["rope_scaling"] = json!({
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low_freq_factor,
-            "high_freq_factor": high_freq_factor,
-            "original_max_position_embeddings": original_context,
-        });
-    }
-    if format == SynthFormat::Fp8 {
-        json["quantization_config"] = json!({ "quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0 });
-    }
-    json
+fn declarations(tensors: &[Planned]) -> Vec<Declaration> {
+    tensors.iter().map(|tensor| tensor.declaration.clone()).collect()
 }
 
 /// A tensor to write.
@@ -293,7 +194,7 @@ enum Content {
 /// FP8 stores a normal value times this, so that four standard deviations are its largest number, 448.
 const FP8_SCALE: f32 = 112.0;
 
-fn plan(config: &Config, format: SynthFormat, container: Container) -> Vec<Planned> {
+fn plan(config: &Config, format: WeightFormat, container: Container) -> Vec<Planned> {
     let mut tensors = Vec::new();
     for (i, name) in config.required().enumerate() {
         let called = match container {
@@ -301,13 +202,13 @@ fn plan(config: &Config, format: SynthFormat, container: Container) -> Vec<Plann
             Container::Safetensors => name.hugging_face(),
         };
         let (rows, cols) = config.shape(name);
-        let (shape, format, content) = if name.is_norm() {
-            let norm = if container == Container::Gguf { Format::F32 } else { format.matrix(config, Name::Output) };
-            (vec![cols], norm, Content::Constant(1.0))
+        let format = format.tensor(config, container, name);
+        let (shape, content) = if name.is_norm() {
+            (vec![cols], Content::Constant(1.0))
         } else {
-            (vec![rows, cols], format.matrix(config, name), Content::Random { tensor: i as u64 })
+            (vec![rows, cols], Content::Random { tensor: i as u64 })
         };
-        if is_fp8(format) {
+        if format == Format::F8E4M3 {
             let declaration =
                 Declaration { name: format!("{called}_scale"), format: Format::F32, shape: vec![rows, 1] };
             let scale = 1.0 / (cols as f32).sqrt() / FP8_SCALE;
@@ -318,14 +219,10 @@ fn plan(config: &Config, format: SynthFormat, container: Container) -> Vec<Plann
     if container == Container::Gguf && matches!(config.rope.scaling, RopeScaling::Llama3 { .. }) {
         let factors = config.rope.divisors(config.head_dim);
         let declaration =
-            Declaration { name: "rope_freqs.weight".into(), format: Format::F32, shape: vec![factors.len()] };
+            Declaration { name: gguf::FREQUENCIES.into(), format: Format::F32, shape: vec![factors.len()] };
         tensors.push(Planned { declaration, content: Content::Values(factors) });
     }
     tensors
-}
-
-fn is_fp8(format: Format) -> bool {
-    format.info().safetensors_dtype == Some("F8_E4M3")
 }
 
 /// Encoded runs to put rows together from.
@@ -405,7 +302,7 @@ impl Pool {
         // The largest power of two up to RUN that divides a row; a block divides the row, and is a power of two.
         let run = RUN.min(1 << cols.trailing_zeros());
         let run_bytes = format.row_bytes(run).expect("a row is whole blocks, and so is its largest power of two");
-        let std = if is_fp8(format) { FP8_SCALE } else { 1.0 / (cols as f32).sqrt() };
+        let std = if format == Format::F8E4M3 { FP8_SCALE } else { 1.0 / (cols as f32).sqrt() };
         let mut bytes = vec![0; RUNS * run_bytes];
         bytes.par_chunks_exact_mut(run_bytes).enumerate().for_each(|(i, bytes)| {
             let mut random = Pcg64::seed_from_u64(mix(seed ^ mix(i as u64)));
@@ -454,12 +351,4 @@ fn normal(random: &mut Pcg64) -> f32 {
         sum += (bits >> 40) as f32 + (bits >> 16 & 0xFF_FFFF) as f32;
     }
     (sum / (1 << 24) as f32 - 6.0).clamp(-4.0, 4.0)
-}
-
-/// Which layer tensor, for the rules of the mixes.
-pub(crate) fn layer_tensor(name: Name) -> Option<(usize, LayerTensor)> {
-    match name {
-        Name::Layer { layer, tensor } => Some((layer, tensor)),
-        _ => None,
-    }
 }

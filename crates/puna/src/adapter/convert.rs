@@ -1,9 +1,10 @@
 //! `puna adapter convert`: PEFT's form to llama.cpp's, and back.
 
-use super::inspect::likeness;
+use super::base::Base;
 use crate::show;
-use anyhow::{Result, bail};
-use puna_checkpoint::adapter::{self, Likeness};
+use anyhow::Result;
+use puna_checkpoint::Container;
+use puna_checkpoint::adapter;
 use std::path::PathBuf;
 
 /// Convert an adapter between PEFT's form and llama.cpp's
@@ -29,21 +30,10 @@ pub fn run(args: Args) -> Result<()> {
     let listing = adapter::list(&args.adapter)?;
     let checkpoint = puna_checkpoint::open(&args.model)?;
     let config = &checkpoint.config;
-    match likeness(&listing, &checkpoint) {
-        None | Some(Likeness::Same) => {}
-        Some(Likeness::OtherFormat) => {
-            let (adapter, model) = (args.adapter.display(), args.model.display());
-            eprintln!("note: {model} is the base of {adapter} in another format, or a near relative of it");
-        }
-        Some(Likeness::Another { what, recorded, found }) => bail!(
-            "{}: not the base that {} was trained on: its {what} are {found}, expected {recorded}",
-            args.model.display(),
-            args.adapter.display()
-        ),
-    }
+    Base::new(&args.model, &checkpoint).expect(&args.adapter, &listing)?;
     let mut adapter = listing.load(config)?;
     let n = adapter.matrices.len();
-    if args.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+    if Container::of(&args.output) == Container::Gguf {
         let folded = adapter::write_gguf(&adapter, &args.output, config)?;
         if !folded.is_empty() {
             let names: Vec<String> = folded.iter().map(ToString::to_string).collect();

@@ -1,9 +1,10 @@
 //! `puna adapter inspect`: what an adapter changes, and whether a model is its base.
 
+use super::base::Base;
 use crate::show::{self, one_line};
 use anyhow::Result;
-use puna_checkpoint::adapter::{self, BaseIdentity, Digest, Form, Likeness, Listing, Stored};
-use puna_checkpoint::{Checkpoint, Name};
+use puna_checkpoint::Name;
+use puna_checkpoint::adapter::{self, Form, Likeness, Listing, Stored};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -117,19 +118,13 @@ impl Comparison {
     fn new(path: &Path, listing: &Listing) -> Result<Comparison> {
         let checkpoint = puna_checkpoint::open(path)?;
         listing.load(&checkpoint.config)?;
-        let template = checkpoint.chat_template.as_deref();
-        let recorded = listing.settings.chat_template.zip(template);
+        let base = Base::new(path, &checkpoint);
         Ok(Comparison {
             path: path.to_owned(),
-            likeness: likeness(listing, &checkpoint),
-            same_template: recorded.map(|(digest, template)| digest == Digest::of(template.as_bytes())),
+            likeness: base.likeness(listing),
+            same_template: base.has_same_template(listing),
         })
     }
-}
-
-/// How a model is like the base that an adapter has recorded.
-pub fn likeness(listing: &Listing, checkpoint: &Checkpoint) -> Option<Likeness> {
-    listing.settings.base.as_ref().map(|base| base.likeness(&BaseIdentity::of(checkpoint)))
 }
 
 fn verdict(likeness: Option<&Likeness>) -> String {
