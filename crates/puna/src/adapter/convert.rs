@@ -1,6 +1,7 @@
 //! `puna adapter convert`: PEFT's form to llama.cpp's, and back.
 
 use super::inspect::likeness;
+use crate::builtin;
 use crate::show;
 use anyhow::{Result, bail};
 use puna_checkpoint::adapter::{self, Likeness};
@@ -27,7 +28,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let listing = adapter::list(&args.adapter)?;
-    let checkpoint = puna_checkpoint::open(&args.model)?;
+    let checkpoint = builtin::open(&args.model)?;
     let config = &checkpoint.config;
     match likeness(&listing, &checkpoint) {
         None | Some(Likeness::Same) => {}

@@ -1,5 +1,6 @@
 //! `puna adapter inspect`: what an adapter changes, and whether a model is its base.
 
+use crate::builtin;
 use crate::show;
 use anyhow::Result;
 use puna_checkpoint::adapter::{self, BaseIdentity, Digest, Form, Likeness, Listing, Stored};
@@ -115,7 +116,7 @@ struct Comparison {
 impl Comparison {
     /// The adapter must fit the model.
     fn new(path: &Path, listing: &Listing) -> Result<Comparison> {
-        let checkpoint = puna_checkpoint::open(path)?;
+        let checkpoint = builtin::open(path)?;
         listing.load(&checkpoint.config)?;
         let template = checkpoint.chat_template.as_deref();
         let recorded = listing.settings.chat_template.zip(template);

@@ -3,6 +3,7 @@
 mod check;
 mod show;
 
+use crate::builtin;
 use crate::prompt::{ChatArgs, ChatFormat};
 use anyhow::{Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -141,7 +142,7 @@ impl DataArgs {
         if self.overlap > 0 && !splits_texts {
             bail!("--overlap: expected --overlong split or text files, found neither");
         }
-        let checkpoint = puna_checkpoint::open(&self.model)?;
+        let checkpoint = builtin::open(&self.model)?;
         let tokenizer = puna_session::tokenizer(&checkpoint, &self.model)?;
         let chat_format = ChatFormat::new(self.chat.chat_format, &checkpoint, &tokenizer)?;
         let dialect = match &chat_format {
