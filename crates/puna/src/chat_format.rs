@@ -1,5 +1,6 @@
 //! `puna chat-format`: the exact text and token ids that a conversation becomes.
 
+use crate::builtin;
 use crate::prompt::{ChatArgs, ChatFormat};
 use crate::show;
 use anyhow::{Context, Result, bail};
@@ -19,7 +20,7 @@ Examples:
   puna chat-format ./Llama-3.1-8B-Instruct --messages chat.json
   puna chat-format ./model.gguf --messages chat.json --chat-format meta --json")]
 pub struct Args {
-    /// A directory as published by Hugging Face or Meta, or a .gguf file
+    /// A directory as published by Hugging Face or Meta, a .gguf file, or `cria`: a small model in the program itself
     model: PathBuf,
     /// The conversation
     #[arg(long, value_name = "FILE.json")]
@@ -33,7 +34,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let conversation = args.chat.dated(read_conversation(&args.messages)?);
-    let checkpoint = puna_checkpoint::open(&args.model)?;
+    let checkpoint = builtin::open(&args.model)?;
     let tokenizer = puna_session::tokenizer(&checkpoint, &args.model)?;
     let format = ChatFormat::new(args.chat.chat_format, &checkpoint, &tokenizer)?;
     let prompt = format.write(&conversation).with_context(|| args.messages.display().to_string())?;

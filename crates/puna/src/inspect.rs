@@ -1,5 +1,6 @@
 //! `puna inspect`: what a model is, and what it needs.
 
+use crate::builtin;
 use crate::machine::available_memory;
 use crate::model::MAX_BATCH;
 use crate::show;
@@ -19,10 +20,11 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   puna inspect ./Llama-3.1-8B-Instruct
+  puna inspect cria
   puna inspect ./model.gguf --tensors
   puna inspect ./model.gguf --context 32768 --json")]
 pub struct Args {
-    /// A directory as published by Hugging Face or Meta, or a .gguf file
+    /// A directory as published by Hugging Face or Meta, a .gguf file, or `cria`: a small model in the program itself
     model: PathBuf,
     /// Show the memory needed at this context; may be given several times [default: 4096, 32768 and the model's own]
     #[arg(long, value_name = "TOKENS")]
@@ -36,7 +38,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let checkpoint = puna_checkpoint::open(&args.model)?;
+    let checkpoint = builtin::open(&args.model)?;
     let longest = checkpoint.config.context_length;
     let mut contexts = args.context;
     match contexts.iter().find(|context| !(1..=longest).contains(*context)) {
@@ -64,6 +66,9 @@ pub fn run(args: Args) -> Result<()> {
         if n_files == 1 { "file" } else { "files" },
         show::bytes(file_bytes)
     )?;
+    if builtin::is_meant(&args.model) {
+        writeln!(out, "              {}", builtin::ABOUT)?;
+    }
     writeln!(
         out,
         "architecture  Llama: {} layers, width {}, {} heads of {}, {} KV heads, feed-forward {}",

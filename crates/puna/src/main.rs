@@ -2,6 +2,7 @@
 
 mod adapter;
 mod bench;
+mod builtin;
 mod chat;
 mod chat_format;
 mod inspect;

@@ -1,6 +1,7 @@
 //! From the command line's MODEL to a session: files, memory, back-end, tokenizer.
 
 use crate::adapter::base::{Base, Given};
+use crate::builtin;
 use crate::machine::Machine;
 use crate::show;
 use anyhow::{Context, Result, bail};
@@ -23,7 +24,7 @@ const HEADROOM: u64 = 2 << 30;
 /// Which model, and how to hold it.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// A directory as published by Hugging Face or Meta, or a .gguf file
+    /// A directory as published by Hugging Face or Meta, a .gguf file, or `cria`: a small model in the program itself
     pub model: PathBuf,
     /// Threads [default: as many as this process may run at once]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -105,7 +106,7 @@ impl ModelArgs {
 
     /// Opens and checks the model's files.
     pub fn open(&self) -> Result<Checkpoint> {
-        Ok(puna_checkpoint::open(&self.model)?)
+        builtin::open(&self.model)
     }
 
     /// The machine that will compute.

@@ -1,5 +1,6 @@
 //! `puna run`: answer a prompt, or hold a conversation.
 
+use crate::builtin;
 use crate::chat;
 use crate::machine::{Machine, Reading};
 use crate::model::ModelArgs;
@@ -18,10 +19,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Answer a prompt, or chat
 ///
-/// With a prompt, or text on standard input, it answers once. Without, on a terminal, it is an interactive chat.
+/// With a prompt, or text on standard input, it answers once. Without, on a terminal, it is an interactive chat. Where
+/// no model is named, cria answers, a small one in the program itself.
 #[derive(clap::Args)]
-#[command(after_help = "\
+#[command(mut_arg("model", |model| model.required(false).default_value(builtin::NAME)), after_help = "\
 Examples:
+  puna run
+  puna run cria 'Tell me a story.'
   puna run ./Llama-3.1-8B-Instruct
   puna run ./Llama-3.1-8B-Instruct 'Why is the sky blue?' --system 'Answer in one sentence.'
   puna run ./model.gguf --json --temperature 0 --max-tokens 200 < question.txt
@@ -93,7 +97,13 @@ pub fn run(args: Args) -> Result<()> {
             let prompt = format.write(&conversation)?.encode(session.tokenizer())?;
             answer_once(&mut session, &machine, &prompt, &options, args.json)
         }
-        None => chat::run(session, machine, format, conversation, options),
+        None => {
+            if builtin::is_meant(&args.model.model) {
+                eprintln!("{}: {}", builtin::NAME, builtin::ABOUT);
+                eprintln!("For a real one: puna run MODEL, a directory from Hugging Face or Meta, or a .gguf file");
+            }
+            chat::run(session, machine, format, conversation, options)
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `puna tokenize`: text to token ids.
 
+use crate::builtin;
 use anyhow::{Context, Result};
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -25,8 +26,8 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let is_gguf = args.model.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    let tokenizer = if args.model.is_dir() || is_gguf {
-        puna_session::tokenizer(&puna_checkpoint::open(&args.model)?, &args.model)?
+    let tokenizer = if args.model.is_dir() || is_gguf || builtin::is_meant(&args.model) {
+        puna_session::tokenizer(&builtin::open(&args.model)?, &args.model)?
     } else {
         puna_session::load_tokenizer(&args.model)?
     };

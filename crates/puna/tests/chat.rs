@@ -170,6 +170,26 @@ impl Drop for Terminal {
     }
 }
 
+/// Without a model it is the one in the program, which says who it is.
+#[test]
+fn the_model_in_the_program() {
+    let files = Files::new();
+    let mut terminal = Terminal::of(&files, &["run", "--temperature", "0", "--max-tokens", "5", "--threads", "1"]);
+    let greeting = terminal.until(PROMPT);
+    for expected in ["cria: puna's own toy model", "open source", "puna run MODEL"] {
+        assert!(greeting.contains(expected), "{greeting}");
+    }
+    terminal.say("Hello");
+    assert_eq!(terminal.messages(&files).len(), 2);
+    terminal.enter("/exit");
+    terminal.end();
+    let mut terminal = Terminal::new(&files, &files.model("m.gguf", "Q8_0"), &[]);
+    let greeting = terminal.until(PROMPT);
+    assert!(!greeting.contains("cria"), "{greeting}");
+    terminal.enter("/exit");
+    terminal.end();
+}
+
 #[test]
 fn a_conversation() {
     let files = Files::new();

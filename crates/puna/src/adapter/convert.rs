@@ -1,6 +1,7 @@
 //! `puna adapter convert`: PEFT's form to llama.cpp's, and back.
 
 use super::base::Base;
+use crate::builtin;
 use crate::show;
 use anyhow::Result;
 use puna_checkpoint::Container;
@@ -28,7 +29,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let listing = adapter::list(&args.adapter)?;
-    let checkpoint = puna_checkpoint::open(&args.model)?;
+    let checkpoint = builtin::open(&args.model)?;
     let config = &checkpoint.config;
     Base::new(&args.model, &checkpoint).expect(&args.adapter, &listing)?;
     let mut adapter = listing.load(config)?;

@@ -1,6 +1,7 @@
 //! `puna adapter inspect`: what an adapter changes, and whether a model is its base.
 
 use super::base::Base;
+use crate::builtin;
 use crate::show::{self, one_line};
 use anyhow::Result;
 use puna_checkpoint::Name;
@@ -116,7 +117,7 @@ struct Comparison {
 impl Comparison {
     /// The adapter must fit the model.
     fn new(path: &Path, listing: &Listing) -> Result<Comparison> {
-        let checkpoint = puna_checkpoint::open(path)?;
+        let checkpoint = builtin::open(path)?;
         listing.load(&checkpoint.config)?;
         let base = Base::new(path, &checkpoint);
         Ok(Comparison {

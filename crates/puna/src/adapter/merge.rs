@@ -1,6 +1,7 @@
 //! `puna adapter merge`: a whole model, with what adapters change in its weights.
 
 use super::base::{Base, Given};
+use crate::builtin;
 use crate::licence::LicenceArgs;
 use crate::show;
 use anyhow::Result;
@@ -46,7 +47,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let checkpoint = puna_checkpoint::open(&args.model)?;
+    let checkpoint = builtin::open(&args.model)?;
     let base = Base::new(&args.model, &checkpoint);
     let adapters = args.adapters.iter().map(|given| base.load(given)).collect::<Result<Vec<(Adapter, f32)>>>()?;
     let names: Vec<&str> = adapters.iter().filter_map(|(adapter, _)| adapter.settings.base_name.as_deref()).collect();

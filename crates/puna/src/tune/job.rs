@@ -1,6 +1,7 @@
 //! What a run is made of: settings, model and data, as `plan` and `run` take them.
 
 use super::{Choices, Data};
+use crate::builtin;
 use crate::machine::Machine;
 use crate::prompt::Choice;
 use crate::show;
@@ -140,7 +141,7 @@ impl JobArgs {
             }
             _ => bail!("expected --model, or --init with --tokenizer"),
         };
-        let checkpoint = puna_checkpoint::open(&path)?;
+        let checkpoint = builtin::open(&path)?;
         Ok((path, checkpoint))
     }
 }

@@ -9,6 +9,7 @@ mod show;
 mod job;
 mod memory;
 
+use crate::builtin;
 use crate::prompt::{self as chat, ChatArgs, ChatFormat};
 use anyhow::{Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -195,7 +196,7 @@ impl Data {
 
 impl DataArgs {
     fn open(&self) -> Result<Data> {
-        let checkpoint = puna_checkpoint::open(&self.model)?;
+        let checkpoint = builtin::open(&self.model)?;
         let choices = Choices {
             data: &self.data,
             format: self.format,
