@@ -204,6 +204,11 @@ fn begins(name: &str, with: &str) -> bool {
 }
 
 impl Terms {
+    /// What the base is called.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// The licence, as model cards declare it.
     pub fn licence(&self) -> Option<&'static str> {
         self.licence.map(|licence| licence.id)

@@ -102,6 +102,15 @@ fn run_all(commands: &[(String, String)]) {
         for shape in ["llama-3.1-8b", "llama-3.1-405b", "llama-3.2-1b"] {
             line = line.replace(&format!("synth {shape}"), "synth shape.json");
         }
+        // A run begins in a new directory; the same example may stand in two places.
+        if let (true, Some((_, out))) =
+            (line.contains("tune run") && !line.contains("--resume"), line.split_once(" -o "))
+        {
+            let out = dir.path().join(out.split_whitespace().next().unwrap());
+            if out.exists() {
+                fs::remove_dir_all(out).unwrap();
+            }
+        }
         let output = sh(dir.path(), &line);
         assert!(output.status.success(), "{place}: {command}\n{}", text(&output));
     }
@@ -126,6 +135,12 @@ fn prepare(dir: &Path) {
     fs::write(dir.join("chats.jsonl"), r#"{"messages": [{"role": "user", "content": "It was, was it?"}]}"#).unwrap();
     let chat = r#"{"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Why not."}]}"#;
     fs::write(dir.join("data.jsonl"), format!("{chat}\n")).unwrap();
+    let pair = r#"{"prompt": "1 + 2 =", "chosen": " 3", "rejected": " 12"}"#;
+    fs::write(dir.join("pairs.jsonl"), format!("{pair}\n")).unwrap();
+    fs::write(dir.join("tune.toml"), "rank = 4\n").unwrap();
+    fs::write(dir.join("sizes.json"), r#"{"dim": 64, "n_layers": 1, "n_heads": 2, "ffn_dim": 96}"#).unwrap();
+    fs::create_dir(dir.join("corpus")).unwrap();
+    fs::write(dir.join("corpus/texts.txt"), "It was a dark and stormy night. ".repeat(9)).unwrap();
     fs::create_dir(dir.join("data")).unwrap();
     fs::write(dir.join("data/train.jsonl"), format!("{chat}\n")).unwrap();
     fs::write(dir.join("data/valid.jsonl"), format!("{chat}\n")).unwrap();

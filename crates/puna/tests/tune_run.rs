@@ -74,6 +74,20 @@ fn an_adapter_is_learned_over_any_format() {
     }
 }
 
+/// From a row to a model that answers otherwise.
+#[test]
+fn an_adapter_changes_the_answer() {
+    let setup = set_up("Q8_0");
+    let row = json!({"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Why not."}]});
+    std::fs::write(&setup.data, format!("{row}\n")).unwrap();
+    let out = setup.files.path("out");
+    setup.tune(&out, &["--set", "steps=60", "--set", "lr=2e-2"]).succeeded();
+    let args = ["run", text(&setup.model), "Why?", "--temperature", "0", "--max-tokens", "20"];
+    let before = puna(&args).succeeded().stdout;
+    let after = puna(&[&args[..], &["--adapter", text(&out)]].concat()).succeeded().stdout;
+    assert!(before != after && after == "Why not.\n", "{before:?} {after:?}");
+}
+
 #[test]
 fn a_run_that_was_killed_goes_on_bit_for_bit() {
     let setup = set_up("Q8_0");
@@ -108,7 +122,7 @@ fn ctrl_c_writes_a_checkpoint() {
     use rustix::process::{Pid, Signal, kill_process};
     let setup = set_up("Q8_0");
     let (whole, out) = (setup.files.path("whole"), setup.files.path("out"));
-    let more = ["--set", "steps=60", "--set", "save_every=1000", "--set", "eval_every=1000"];
+    let more = ["--set", "steps=400", "--set", "save_every=1000", "--set", "eval_every=1000"];
     setup.tune(&whole, &more).succeeded();
     let mut command = binary();
     command.args(setup.args(&out, &more)).stderr(Stdio::piped());
@@ -116,6 +130,8 @@ fn ctrl_c_writes_a_checkpoint() {
     while !out.join("log.jsonl").exists() || losses(&out).is_empty() {
         std::thread::sleep(Duration::from_millis(1));
     }
+    // Two at once would spoil each other's checkpoints.
+    setup.tune(&out, &[&more[..], &["--resume"]].concat()).refused(&["found another process at it"]);
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let ended = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(ended.stderr).unwrap();
@@ -148,14 +164,66 @@ fn a_full_disk_leaves_the_older_checkpoint() {
 }
 
 #[test]
-fn all_weights_learn_and_models_begin_from_nothing() {
+fn all_weights_are_learned() {
     let setup = set_up("F32");
     let out = setup.files.path("full");
-    let more = ["--set", "method=full", "--set", "steps=10", "--set", "lr=3e-3"];
-    setup.tune(&out, &more).succeeded();
+    let more = ["--set", "method=full", "--set", "steps=10", "--set", "lr=3e-3", "--save-as", "Q8_0", "--json"];
+    let ended = setup.tune(&out, &more).json();
     let losses = losses(&out);
     assert!(losses[9] < 0.8 * losses[0], "{losses:?}");
+    let model = out.join("model/model.gguf");
+    assert_eq!(ended["output"], text(&model));
+    // The model has what was learned, and its format.
+    let (before, after) = (perplexity(&setup, &setup.model), perplexity(&setup, &model));
+    assert!(after < 0.8 * before, "{before} {after}");
+    let listed = puna(&["inspect", text(&model), "--json"]).succeeded();
+    assert!(listed.stdout.contains("Q8_0"), "{listed}");
+    // A model that is derived from Llama is called so; that is known before anything is learned.
+    let other = setup.files.path("other");
+    let licence = [&more[..], &["--licence", "llama3.1"]].concat();
+    setup.tune(&other, &licence).refused(&["--name: expected a name that begins with `Llama", "found `other`"]);
+    assert!(!other.join("log.jsonl").exists());
+    // A directory becomes a directory.
+    let model = setup.files.model("hf", "BF16");
+    let out = setup.files.path("full-hf");
+    let args = ["tune", "run", "-m", text(&model), "-d", text(&setup.data), "-o", text(&out), "--set", "length=128"];
+    let more = ["--set", "method=full", "--set", "steps=2", "--licence", "none"];
+    puna(&[&args[..], &more].concat()).succeeded();
+    assert!(out.join("model/config.json").is_file() && out.join("model/tokenizer.json").is_file());
+    puna(&["score", text(&out.join("model")), "--text-file", text(&setup.data)]).succeeded();
 }
+
+fn perplexity(setup: &Setup, model: &Path) -> f64 {
+    let text_file = setup.files.write("learned.txt", "one two three four one two three four");
+    let score = puna(&["score", text(model), "--text-file", text(&text_file), "--json"]).json();
+    score["perplexity"].as_f64().unwrap_or_else(|| panic!("{score}"))
+}
+
+#[test]
+fn models_begin_from_nothing() {
+    let files = Files::new();
+    let texts = files.write("texts.txt", "the puna is high and the grass is dry. ".repeat(200));
+    let rows = (0..64).map(|_| format!("{}\n", json!({"text": "the puna is high and the grass is dry."})));
+    let data = files.write("rows.jsonl", rows.collect::<String>());
+    let (tokenizer, sizes, out) = (files.path("tokenizer.model"), files.write("tiny.json", SIZES), files.path("out"));
+    puna(&["tokenizer", "train", text(&texts), "-o", text(&tokenizer), "--vocab-size", "540"]).succeeded();
+    let args = ["tune", "run", "--init", text(&sizes), "--tokenizer", text(&tokenizer), "-d", text(&data)];
+    let more = ["-o", text(&out), "--set", "steps=30", "--set", "batch=4", "--set", "lr=1e-2", "--threads", "2"];
+    puna(&[&args[..], &more].concat()).succeeded();
+    let losses = losses(&out);
+    // At first it knows nothing: every token is as likely as any other.
+    assert!((losses[0] - 540f64.ln()).abs() < 0.3, "{losses:?}");
+    assert!(losses[29] < 0.3, "{losses:?}");
+    let model = out.join("model/model.gguf");
+    let answer = puna(&["run", text(&model), "--raw", "the puna", "--temperature", "0", "--max-tokens", "20"]);
+    assert_eq!(answer.succeeded().stdout, " is high and the grass is dry.\n");
+    let refused = puna(&[&args[..], &["-o", text(&files.path("lora")), "--set", "method=lora"]].concat());
+    refused.refused(&["method: expected full", "found lora"]);
+}
+
+/// A model of one layer.
+const SIZES: &str = r#"{"dim": 64, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 96, "context_length": 256,
+  "tied_embeddings": true}"#;
 
 #[test]
 fn preferences_are_learned() {

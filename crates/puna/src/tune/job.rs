@@ -76,6 +76,11 @@ impl JobArgs {
         Machine::new(Cpu::new(self.threads.map_or_else(Cpu::default_threads, usize::from)))
     }
 
+    /// Whether there is no model to begin with.
+    pub fn is_from_nothing(&self) -> bool {
+        self.init.is_some()
+    }
+
     /// Where the data are, for people.
     pub fn data(&self) -> String {
         self.data.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
@@ -83,9 +88,9 @@ impl JobArgs {
 
     /// The settings that were asked for.
     pub fn settings(&self) -> Result<Settings> {
-        let base = if self.init.is_some() { Settings::from_nothing() } else { Settings::default() };
+        let base = if self.is_from_nothing() { Settings::from_nothing() } else { Settings::default() };
         let settings = self.over(&base)?;
-        if self.init.is_some() && settings.method != Method::Full {
+        if self.is_from_nothing() && settings.method != Method::Full {
             bail!("method: expected full, since --init has nothing to put adapters on, found lora");
         }
         Ok(settings)

@@ -2,18 +2,21 @@
 
 use super::job::{Job, JobArgs};
 use super::memory::{self, Memory};
+use crate::licence::{LicenceArgs, Terms};
 use crate::machine::Machine;
 use crate::show;
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use puna_checkpoint::adapter::{self, Adapter, BaseIdentity, Digest};
-use puna_checkpoint::write_file;
+use puna_checkpoint::export::{self, Options};
+use puna_checkpoint::{Config, Layout, Name, Tensor, WeightFormat, write_file};
 use puna_llama::{Learner, Trained, Training, TrainingOptions};
 use puna_train::log::{self, Outcome, Record};
 use puna_train::run::{self, Data, End, EventFile, Observer, Run, Validation};
 use puna_train::{Method, Progress, Settings, initial_adapter, trained_adapter};
 use serde_json::json;
 use signal_hook::consts::SIGINT;
+use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,8 +31,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 #[command(after_help = "\
 Examples:
   puna tune run -m ./Llama-3.1-8B-Instruct -d data.jsonl -o ./my-adapter
-  puna tune run -m ./model-q8_0.gguf -d ./data -o ./my-adapter -c tune.toml --set steps=200 --set lr=1e-4
-  puna tune run -m ./model-q8_0.gguf -d ./data -o ./my-adapter --resume
+  puna tune run -m ./model.gguf -d ./data -o ./my-run -c tune.toml --set steps=20 --set lr=1e-4
+  puna tune run -m ./model.gguf -d ./data -o ./my-run --resume
   puna tune run --init sizes.json --tokenizer tokenizer.model -d ./corpus -o ./my-model")]
 pub struct Args {
     #[command(flatten)]
@@ -40,6 +43,11 @@ pub struct Args {
     /// Go on from the last checkpoint in OUT
     #[arg(long)]
     resume: bool,
+    /// Of a whole model (method full): the format of its weights [default: each as it was in the model]
+    #[arg(long, value_name = "FORMAT")]
+    save_as: Option<WeightFormat>,
+    #[command(flatten)]
+    licence: LicenceArgs,
     /// One JSON object at the end: `end`, `step`, `loss`, `valid`, `seconds`, `tokens_per_second`, `output`
     #[arg(long)]
     json: bool,
@@ -51,6 +59,8 @@ struct Files {
     log: PathBuf,
     events: PathBuf,
     checkpoints: PathBuf,
+    /// Held while a process works on the run.
+    lock: PathBuf,
     /// The random weights of a model that is trained from nothing.
     initial: PathBuf,
 }
@@ -62,6 +72,7 @@ impl Files {
             log: out.join(log::FILE_NAME),
             events: out.join("tensorboard"),
             checkpoints: out.join("checkpoints"),
+            lock: out.join(".lock"),
             initial: out.join("initial.gguf"),
         }
     }
@@ -70,6 +81,7 @@ impl Files {
 pub fn run(args: Args) -> Result<()> {
     let files = Files::new(&args.output);
     let (settings, changes) = settings(&args, &files)?;
+    let _lock = lock(&files.lock)?;
     let machine = args.job.machine();
     let model = args.job.model(&files.initial, &settings)?;
     let mut job = Job::new(&args.job, settings, model)?;
@@ -78,6 +90,9 @@ pub fn run(args: Args) -> Result<()> {
     check_memory(&job, &memory, &machine, recompute)?;
     write_file(&files.settings, job.settings.to_toml().as_bytes())?;
 
+    // Of a whole model; before anything is learned, since it may be an error.
+    let is_derived = job.settings.method == Method::Full && !args.job.is_from_nothing();
+    let terms = is_derived.then(|| args.licence.terms(&job.model, &job.checkpoint, &[], &args.output)).transpose()?;
     let base = BaseIdentity::of(&job.checkpoint);
     let adapter = (job.settings.method == Method::Lora).then(|| new_adapter(&job, &base));
     let mut learner = load(&job, &machine, &memory, recompute, adapter.clone())?;
@@ -129,7 +144,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(error);
     }
     let (step, tokens_per_second) = (watcher.step, watcher.n_tokens as f64 / seconds.max(1e-9));
-    let written = write_result(&args.output, &job, adapter, &mut learner)?;
+    let written = write_result(&args, &job, adapter, terms, &mut learner, step)?;
     if args.json {
         let object = json!({
             "end": outcome, "step": step, "loss": watcher.loss, "valid": position.best.map(|best| best.loss),
@@ -148,6 +163,18 @@ pub fn run(args: Args) -> Result<()> {
         .map_or(String::new(), |best| format!(" · best validation loss {:.4} after step {}", best.loss, best.step));
     eprintln!("{ended} in {}, {tokens_per_second:.0} tokens/s{best} · {}", show::duration(seconds), written.display());
     Ok(())
+}
+
+/// Keeps a second process out of the run's directory, for as long as the file is open.
+fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).with_context(|| path.display().to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("{}: expected a run that nobody works on, found another process at it", path.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
+    }
 }
 
 /// The settings of the run, and what of them changed since it began.
@@ -228,16 +255,70 @@ fn load(
 }
 
 /// What comes out: a PEFT directory, or a whole model.
-fn write_result(out: &Path, job: &Job, adapter: Option<Adapter>, learner: &mut dyn Learner) -> Result<PathBuf> {
-    let config = &job.checkpoint.config;
-    match adapter {
-        Some(adapter) => {
-            let adapter = trained_adapter(adapter, learner)?;
-            adapter::replace_peft(&adapter, out, config)?;
-            Ok(out.to_owned())
-        }
-        None => Ok(out.to_owned()),
+fn write_result(
+    args: &Args,
+    job: &Job,
+    adapter: Option<Adapter>,
+    terms: Option<Terms>,
+    learner: &mut dyn Learner,
+    step: u64,
+) -> Result<PathBuf> {
+    let (out, checkpoint) = (&args.output, &job.checkpoint);
+    if let Some(adapter) = adapter {
+        adapter::replace_peft(&trained_adapter(adapter, learner)?, out, &checkpoint.config)?;
+        return Ok(out.clone());
     }
+    let directory = out.join("model");
+    // That of an earlier end of this run; its checkpoints have what was in it.
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    }
+    let model = match checkpoint.layout {
+        Layout::Gguf => {
+            std::fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
+            directory.join("model.gguf")
+        }
+        Layout::HuggingFace | Layout::Meta => directory,
+    };
+    let mut options = Options { format: args.save_as, ..Options::default() };
+    if let Some(terms) = terms {
+        let about = format!("{} after {step} steps of `puna tune run` on {}.", terms.base(), args.job.data());
+        options.beside = terms.files(&about);
+        options.metadata = terms.metadata();
+        if let Some(reminder) = terms.reminder() {
+            eprintln!("note: {reminder}");
+        }
+    }
+    let mut failed = None;
+    let values = &mut |tensor: &Tensor| match values_of(learner, tensor.name, &checkpoint.config) {
+        Ok(values) => values,
+        Err(error) => {
+            failed.get_or_insert(error);
+            None
+        }
+    };
+    let bar = show::byte_bar("writing", checkpoint.tensor_bytes());
+    export::write(checkpoint, &model, &options, values, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(model),
+    }
+}
+
+/// The values that a tensor has now, if it is trained; an embedding that is tied to the output matrix is trained as that.
+fn values_of(learner: &mut dyn Learner, name: Name, config: &Config) -> Result<Option<Vec<f32>>, puna_llama::Error> {
+    let trained = if name == Name::TokenEmbedding && config.tied_embeddings { Name::Output } else { name };
+    let mut found = None;
+    learner.for_each(&mut |parameter, values, _| {
+        if parameter.name == trained {
+            found = Some(values.to_vec());
+        }
+    })?;
+    Ok(found)
 }
 
 fn start(job: &Job, args: &Args, memory: &Memory, steps: u64, machine: &Machine, device: String) -> log::Start {
