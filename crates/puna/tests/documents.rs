@@ -11,13 +11,14 @@ use std::process::{Command, Output};
 
 const PUNA: &str = env!("CARGO_BIN_EXE_puna");
 
-/// Commands for developers, which start builds of their own; the continuous integration runs them, but for the peers,
-/// which take hours.
-const ELSEWHERE: [&str; 4] = [
+/// Commands for developers, which start builds of their own; the continuous integration runs them, but for the peers and
+/// cria's training, which take hours. (The first steps of the latter are a test.)
+const ELSEWHERE: [&str; 5] = [
     "cargo test ",
     "cargo run --release -p puna-format --example throughput Q4_0",
     ".ci/",
     "cd bench/peers && cargo run ",
+    "cria/retrain ",
 ];
 
 /// The sizes that stand in for any shape.
