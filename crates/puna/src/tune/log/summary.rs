@@ -153,7 +153,7 @@ impl Summary {
         let last = &self.steps[self.steps.len().saturating_sub(LAST_STEPS)..];
         let seconds: f64 = last.iter().map(|step| step.seconds).filter(|seconds| seconds.is_finite()).sum();
         let left = self.start.steps.saturating_sub(self.last_step());
-        (self.state == State::Running && seconds > 0.0).then(|| left as f64 * seconds / last.len() as f64)
+        (self.state == State::Running && left > 0 && seconds > 0.0).then(|| left as f64 * seconds / last.len() as f64)
     }
 
     /// The mean loss after the last step.
