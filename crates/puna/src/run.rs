@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// With a prompt, or text on standard input, it answers once. Without, on a terminal, it is an interactive chat. Where
 /// no model is named, cria answers, a small one in the program itself.
 #[derive(clap::Args)]
-#[command(mut_arg("model", |model| model.required(false).default_value(builtin::NAME)), after_help = "\
+#[command(mut_arg("model", |model| model.index(1).required(false).default_value(builtin::NAME)), after_help = "\
 Examples:
   puna run
   puna run cria 'Tell me a story.'
@@ -37,6 +37,8 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// The prompt [default: standard input, or an interactive chat]
+    // Said because `mut_arg` puts what it changes behind the others.
+    #[arg(index = 2)]
     prompt: Option<String>,
     /// Instructions for the whole conversation
     #[arg(long, value_name = "TEXT")]
