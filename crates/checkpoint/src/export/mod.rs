@@ -183,6 +183,9 @@ fn check(checkpoint: &Checkpoint, container: Container, out: &Path, options: &Op
             "a GGUF file does not become a directory: its vocabulary is not converted; name a file that ends in .gguf"
                 .to_owned()
         }
+        (Container::Safetensors, _, Some(_), _) | (_, Layout::Gguf, Some(_), _) => {
+            "a vocabulary for files that have their own".to_owned()
+        }
         (Container::Gguf, Layout::HuggingFace | Layout::Meta, None, _) => "a GGUF file needs a vocabulary".to_owned(),
         (Container::Gguf, Layout::HuggingFace | Layout::Meta, Some(n), _) if n > vocab_size => {
             format!("a vocabulary of {n} tokens, expected at most the model's {vocab_size}")
