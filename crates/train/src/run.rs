@@ -199,12 +199,13 @@ pub fn hold_back<T>(items: Vec<T>, share: f32, seed: u64) -> (Vec<T>, Vec<T>) {
     (kept, held_back)
 }
 
-/// Steps of a run on this data.
-pub fn n_steps(settings: &Settings, data: &Data) -> u64 {
-    steps_of(settings, data.sequences(settings, 0).len())
+/// Sequences of the first pass over the data; those of the others are about as many.
+pub fn n_sequences(settings: &Settings, data: &Data) -> usize {
+    data.sequences(settings, 0).len()
 }
 
-fn steps_of(settings: &Settings, n_sequences: usize) -> u64 {
+/// Steps of a run on data of so many sequences.
+pub fn n_steps(settings: &Settings, n_sequences: usize) -> u64 {
     settings.steps.unwrap_or((n_sequences as u64 * settings.epochs).div_ceil(settings.batch as u64))
 }
 
@@ -289,7 +290,7 @@ impl<'a> Run<'a> {
         assert!(!data.is_empty(), "data to learn from");
         let identity = Identity { base, data: data.digest(), valid: valid.digest() };
         let sequences = data.sequences(settings, 0);
-        let steps = steps_of(settings, sequences.len());
+        let steps = n_steps(settings, sequences.len());
         let trainer = Trainer::new(TrainerOptions {
             adam: settings.adam(),
             moments: settings.moments(),

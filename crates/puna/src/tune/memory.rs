@@ -16,6 +16,8 @@ pub struct Memory {
     pub items: Vec<(&'static str, u64)>,
     /// Values that are trained.
     pub n_parameters: u64,
+    /// Bytes of the model's weights where they are not trained: in the file, and arranged for the processor.
+    weights: [u64; 2],
 }
 
 impl Memory {
@@ -27,13 +29,13 @@ impl Memory {
         let options = TrainingOptions { max_tokens: settings.pass_tokens(), recompute };
         let TrainingBytes { parameters, gradients, record, activations, logits } =
             training_bytes(config, n_parameters, options);
-        let weights = job.checkpoint.tensor_bytes();
+        let mapped = job.checkpoint.tensor_bytes();
         let arranged = job.checkpoint.tensors().filter(|tensor| is_arranged(tensor.format)).map(|t| t.n_bytes()).sum();
         let mut items = Vec::new();
-        if !whole {
-            items.push(("weights, mapped from the file", weights));
-            items.push(("weights, arranged for the processor", arranged));
-        }
+        // Weights that are trained are read once, and then are others.
+        let weights = if whole { [0, 0] } else { [mapped, arranged] };
+        items.push(("weights, mapped from the file", weights[0]));
+        items.push(("weights, arranged for the processor", weights[1]));
         items.extend([
             (if whole { "weights in f32" } else { "adapter" }, parameters),
             ("gradients", gradients),
@@ -45,12 +47,22 @@ impl Memory {
             ("program", PROGRAM),
         ]);
         items.retain(|(_, bytes)| *bytes > 0);
-        Memory { items, n_parameters }
+        Memory { items, n_parameters, weights }
     }
 
     /// Bytes of all items.
     pub fn total(&self) -> u64 {
         self.items.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Bytes that have no other place than memory: weights in the file can be read again.
+    pub fn unmapped(&self) -> u64 {
+        self.total() - self.weights[0]
+    }
+
+    /// Bytes of everything but the model's weights.
+    pub fn beside_weights(&self) -> u64 {
+        self.total() - self.weights.iter().sum::<u64>()
     }
 }
 
@@ -66,8 +78,8 @@ pub fn recompute(job: &Job, machine: &Machine) -> bool {
     }
 }
 
-/// Changes of settings that take less memory, and what the run needs then.
-pub fn savings(job: &Job, recompute: bool) -> Vec<(String, u64)> {
+/// Changes of settings that may take less memory, and what the run needs then.
+pub fn savings(job: &Job, recompute: bool) -> Vec<(String, Memory)> {
     let settings = &job.settings;
     let mut changed = Vec::new();
     if !recompute {
@@ -85,10 +97,7 @@ pub fn savings(job: &Job, recompute: bool) -> Vec<(String, u64)> {
     if settings.method == Method::Full {
         changed.push(("method=\"lora\"".to_owned(), Settings { method: Method::Lora, ..settings.clone() }, recompute));
     }
-    changed
-        .into_iter()
-        .map(|(what, settings, recompute)| (what, Memory::new(job, &settings, recompute).total()))
-        .collect()
+    changed.into_iter().map(|(what, settings, recompute)| (what, Memory::new(job, &settings, recompute))).collect()
 }
 
 fn moment_bytes(format: MomentFormat) -> u64 {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use puna_checkpoint::Checkpoint;
 use puna_cpu::Cpu;
 use puna_llama::{Probe, training_operations};
-use puna_train::run::n_steps;
+use puna_train::run::{n_sequences, n_steps};
 use puna_train::{Method, Objective};
 use serde_json::json;
 use std::io::Write;
@@ -41,16 +41,16 @@ pub fn run(args: Args) -> Result<()> {
     let fits = available.map(|available| total <= available);
     let savings = memory::savings(&job, recompute);
     let seconds_per_token = seconds_per_token(machine.cpu(), &job.checkpoint, &job, recompute)?;
-    let steps = n_steps(&job.settings, &job.data);
+    let n_sequences = n_sequences(&job.settings, &job.data);
+    let steps = n_steps(&job.settings, n_sequences);
     let epoch = job.data.n_tokens();
-    let share = steps as f64
-        / n_steps(&puna_train::Settings { steps: None, epochs: 1, ..job.settings.clone() }, &job.data) as f64;
-    let tokens = epoch as f64 * share;
+    let tokens = epoch as f64 * (steps * job.settings.batch as u64) as f64 / n_sequences as f64;
     let seconds = tokens * seconds_per_token;
     let mut out = std::io::stdout().lock();
     if args.json {
         let items: Vec<_> = memory.items.iter().map(|(what, bytes)| json!({ "what": what, "bytes": bytes })).collect();
-        let savings: Vec<_> = savings.iter().map(|(set, bytes)| json!({ "set": set, "bytes": bytes })).collect();
+        let savings: Vec<_> =
+            savings.iter().map(|(set, memory)| json!({ "set": set, "bytes": memory.total() })).collect();
         let object = json!({
             "parameters": memory.n_parameters, "recompute": recompute, "memory": items, "bytes": total,
             "available": available, "fits": fits, "savings": savings, "rows": job.data.len(), "steps": steps,
@@ -79,8 +79,8 @@ pub fn run(args: Args) -> Result<()> {
     )?;
     writeln!(out, "  about {:.0} tokens/s, {} in all", 1.0 / seconds_per_token, show::duration(seconds))?;
     writeln!(out, "to take less memory")?;
-    for (set, bytes) in savings.iter().filter(|(_, bytes)| *bytes < total) {
-        writeln!(out, "  --set {set:30} {:>12}", show::bytes(*bytes))?;
+    for (set, memory) in savings.iter().filter(|(_, memory)| memory.total() < total) {
+        writeln!(out, "  --set {set:30} {:>12}", show::bytes(memory.total()))?;
     }
     Ok(())
 }

@@ -97,13 +97,13 @@ pub fn run(args: Args) -> Result<()> {
     let adapter = (job.settings.method == Method::Lora).then(|| new_adapter(&job, &base));
     let mut learner = load(&job, &machine, &memory, recompute, adapter.clone())?;
     if let Data::Pairs(..) = job.data {
-        let bar = show::spinner("what the model makes of the pairs as it is");
         for data in [&mut job.data, &mut job.valid] {
             if let Data::Pairs(pairs, reference) = data {
-                *reference = run::reference(&mut learner, pairs, &mut |_, _| {})?;
+                let bar = show::step_bar(pairs.len() as u64).with_message("pairs, by the model as it is");
+                *reference = run::reference(&mut learner, pairs, &mut |done, _| bar.set_position(done as u64))?;
+                bar.finish_and_clear();
             }
         }
-        bar.finish_and_clear();
     }
     let stop = Arc::new(AtomicBool::new(false));
     // A second Ctrl-C does not wait for the step to end.
@@ -144,7 +144,11 @@ pub fn run(args: Args) -> Result<()> {
         return Err(error);
     }
     let (step, tokens_per_second) = (watcher.step, watcher.n_tokens as f64 / seconds.max(1e-9));
-    let written = write_result(&args, &job, adapter, terms, &mut learner, step)?;
+    let written = match end {
+        // A checkpoint is all that it takes to go on.
+        End::Stopped => args.output.clone(),
+        End::Done | End::Early => write_result(&args, &job, adapter, terms, &mut learner, step)?,
+    };
     if args.json {
         let object = json!({
             "end": outcome, "step": step, "loss": watcher.loss, "valid": position.best.map(|best| best.loss),
@@ -205,13 +209,12 @@ fn settings(args: &Args, files: &Files) -> Result<(Settings, Vec<String>)> {
 
 /// Refuses a run that would drive the machine out of its memory.
 fn check_memory(job: &Job, memory: &Memory, machine: &Machine, recompute: bool) -> Result<()> {
-    // Weights in the file can be read again; the rest has no other place.
-    let mapped = if job.settings.method == Method::Lora { job.checkpoint.tensor_bytes() } else { 0 };
-    let needed = memory.total() - mapped;
+    let needed = memory.unmapped();
     let Some(available) = machine.available().filter(|available| needed > *available) else { return Ok(()) };
     let savings: Vec<String> = memory::savings(job, recompute)
         .into_iter()
-        .map(|(set, bytes)| format!("--set {set} ({})", show::bytes(bytes.saturating_sub(mapped))))
+        .filter(|(_, memory)| memory.unmapped() < needed)
+        .map(|(set, memory)| format!("--set {set} ({})", show::bytes(memory.unmapped())))
         .collect();
     bail!(
         "the run needs {}: expected at most {}, the available memory; less is needed with {}",
@@ -244,8 +247,7 @@ fn load(
     let trained = adapter.map_or(Trained::Weights, Trained::Adapter);
     let options = TrainingOptions { max_tokens: job.settings.pass_tokens(), recompute };
     // What is left beside all the rest may be used to arrange weights.
-    let rest = memory.total().saturating_sub(2 * checkpoint.tensor_bytes());
-    let room = machine.available().map_or(u64::MAX, |available| available.saturating_sub(rest));
+    let room = machine.available().map_or(u64::MAX, |available| available.saturating_sub(memory.beside_weights()));
     let bar = show::byte_bar("loading", checkpoint.tensor_bytes());
     let cpu = machine.cpu().clone().with_budget(room);
     let training = Training::load(cpu, checkpoint, trained, options, &mut |done, _| bar.set_position(done))
