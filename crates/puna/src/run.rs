@@ -62,6 +62,13 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     args.speculation.check()?;
+    let model = &args.model.model;
+    if args.prompt.is_none() && !model.exists() && model.display().to_string().contains(' ') {
+        let text = model.display();
+        bail!(
+            "{text}: expected a model, found nothing of this name; the built-in one is asked by puna run cria '{text}'"
+        );
+    }
     let checkpoint = args.model.open()?;
     let mut machine = args.model.machine();
     let mut session = || -> Result<Session> {

@@ -24,6 +24,9 @@ fn it_answers_where_no_model_is_named() {
     for field in ["ids", "text", "prompt_tokens", "finish_reason"] {
         assert_eq!(unnamed[field], named[field]);
     }
+    // Words in the place of the model are taken for a prompt, and it is said how to ask it.
+    puna_in(&files, &["run", "Tell me a story."], b"")
+        .refused(&["expected a model", "puna run cria 'Tell me a story.'"]);
     // What is wrong with a prompt is the same as with any model.
     puna_in(&files, &["run"], b"").refused(&["the prompt is empty"]);
 }

@@ -2,28 +2,25 @@
 //!
 //! Nothing here prints or looks at a clock: an [`Observer`] hears of what happens.
 
+mod data;
+
 mod checkpoint;
 mod tensorboard;
 
 pub use checkpoint::{Identity, Position, Validation};
+pub use data::{Data, hold_back};
 pub use tensorboard::EventFile;
 
-use crate::data::pack::{batches, pack};
-use crate::data::{Example, Pair};
-use crate::{Batch, Objective, Pairs, Preference, Progress, Settings, Trainer, TrainerOptions, score};
+use crate::data::Pair;
+use crate::{Batch, Pairs, Preference, Progress, Settings, Trainer, TrainerOptions, score};
+use data::push_pair;
 use puna_llama::Learner;
-use puna_text::TokenId;
-use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Losses to hold the next one against, and by how many of their standard deviations it leaps.
 const LEAP_MEMORY: usize = 50;
 const LEAP: f64 = 6.0;
-
-/// The epoch whose order says what is held back: none that is trained.
-const HOLD_BACK: u64 = u64::MAX;
 
 /// Steps in a row without a finite loss and gradient, after which a run ends.
 const MAX_SKIPPED: u32 = 3;
@@ -72,133 +69,6 @@ impl RunError {
     }
 }
 
-/// What a run learns from.
-#[derive(Debug)]
-pub enum Data {
-    /// Examples, or raw text.
-    Examples(Vec<Example>),
-    /// Pairs of answers, and the log-probabilities of each by the model as it was.
-    Pairs(Vec<Pair>, Vec<[f64; 2]>),
-}
-
-impl Data {
-    /// What it is for.
-    pub fn objective(&self) -> Objective {
-        match self {
-            Data::Examples(_) => Objective::Sft,
-            Data::Pairs(..) => Objective::Dpo,
-        }
-    }
-
-    /// Rows.
-    pub fn len(&self) -> usize {
-        match self {
-            Data::Examples(examples) => examples.len(),
-            Data::Pairs(pairs, _) => pairs.len(),
-        }
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Tokens that a row takes in a pass: of a pair both documents.
-    fn tokens_of(&self, row: usize) -> usize {
-        match self {
-            Data::Examples(examples) => examples[row].ids.len(),
-            Data::Pairs(pairs, _) => {
-                let Pair { prompt, chosen, rejected, .. } = &pairs[row];
-                2 * prompt.len() + chosen.len() + rejected.len()
-            }
-        }
-    }
-
-    /// Tokens of all rows.
-    pub fn n_tokens(&self) -> u64 {
-        (0..self.len()).map(|row| self.tokens_of(row) as u64).sum()
-    }
-
-    /// Of all tokens, and of which are trained, in order.
-    pub fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        let mut add = |ids: &[TokenId]| {
-            hash.update((ids.len() as u64).to_le_bytes());
-            hash.update(bytemuck::cast_slice(ids));
-        };
-        match self {
-            Data::Examples(examples) => examples.iter().for_each(|example| {
-                add(&example.ids);
-                add(&example.trained.iter().map(|trained| u32::from(*trained)).collect::<Vec<_>>());
-            }),
-            Data::Pairs(pairs, _) => pairs.iter().for_each(|Pair { prompt, chosen, rejected, .. }| {
-                [prompt, chosen, rejected].into_iter().for_each(|ids| add(ids));
-            }),
-        }
-        checkpoint::hex(hash)
-    }
-
-    /// Where some rows come from, for people.
-    fn origins(&self, rows: &[usize]) -> String {
-        let origin = |row: &usize| match self {
-            Data::Examples(examples) => examples[*row].origin.to_string(),
-            Data::Pairs(pairs, _) => pairs[*row].origin.to_string(),
-        };
-        let more = if rows.len() > 3 { format!(" and {} more", rows.len() - 3) } else { String::new() };
-        rows.iter().take(3).map(origin).collect::<Vec<_>>().join(", ") + &more
-    }
-
-    /// Rows by sequences, of one pass over the data.
-    fn sequences(&self, settings: &Settings, epoch: u64) -> Vec<Vec<usize>> {
-        match self {
-            Data::Examples(examples) if settings.packing => {
-                let lengths: Vec<usize> = examples.iter().map(|example| example.ids.len()).collect();
-                pack(&lengths, settings.length(), settings.seed, epoch)
-                    .unwrap_or_else(|_| unreachable!("rows were made to fit"))
-            }
-            _ if settings.shuffle => batches(self.len(), 1, settings.seed, epoch),
-            _ => (0..self.len()).map(|row| vec![row]).collect(),
-        }
-    }
-
-    /// Rows by passes of at most `capacity` tokens, in the order of the sequences, each of which stays together.
-    fn passes(&self, sequences: Vec<Vec<usize>>, capacity: usize) -> Vec<Vec<usize>> {
-        let mut passes: Vec<Vec<usize>> = Vec::new();
-        let mut room = 0;
-        for sequence in sequences {
-            let n = sequence.iter().map(|row| self.tokens_of(*row)).sum::<usize>();
-            match passes.last_mut().filter(|_| n <= room) {
-                Some(pass) => pass.extend(sequence),
-                None => {
-                    passes.push(sequence);
-                    room = capacity;
-                }
-            }
-            room = room.saturating_sub(n);
-        }
-        passes
-    }
-
-    /// Examples as a pass takes them.
-    fn batch(examples: &[Example], rows: &[usize]) -> Batch {
-        let mut batch = Batch::default();
-        rows.iter().for_each(|row| batch.push(&examples[*row].ids, &examples[*row].trained));
-        batch
-    }
-}
-
-/// Splits off a share of the items, chosen by the seed, to validate on; each part keeps its order. There is always
-/// something left to learn from.
-pub fn hold_back<T>(items: Vec<T>, share: f32, seed: u64) -> (Vec<T>, Vec<T>) {
-    let n = (items.len() as f64 * f64::from(share)) as usize;
-    let chosen: BTreeSet<usize> = batches(items.len(), 1, seed, HOLD_BACK).into_iter().flatten().take(n).collect();
-    let (mut kept, mut held_back) = (Vec::new(), Vec::new());
-    for (idx, item) in items.into_iter().enumerate() {
-        if chosen.contains(&idx) { held_back.push(item) } else { kept.push(item) }
-    }
-    (kept, held_back)
-}
-
 /// Sequences of the first pass over the data; those of the others are about as many.
 pub fn n_sequences(settings: &Settings, data: &Data) -> usize {
     data.sequences(settings, 0).len()
@@ -207,14 +77,6 @@ pub fn n_sequences(settings: &Settings, data: &Data) -> usize {
 /// Steps of a run on data of so many sequences.
 pub fn n_steps(settings: &Settings, n_sequences: usize) -> u64 {
     settings.steps.unwrap_or((n_sequences as u64 * settings.epochs).div_ceil(settings.batch as u64))
-}
-
-/// Both sides of a pair, as documents.
-fn push_pair(batch: &mut Batch, pair: &Pair) {
-    for answer in [&pair.chosen, &pair.rejected] {
-        let trained = [vec![false; pair.prompt.len()], vec![true; answer.len()]].concat();
-        batch.push(&[&pair.prompt[..], answer].concat(), &trained);
-    }
 }
 
 /// The log-probabilities of both answers of each pair by the model without adapters; `progress(done, in all)`.
@@ -334,19 +196,21 @@ impl<'a> Run<'a> {
         let eval_every = self.settings.eval_every.unwrap_or(tenth);
         let save_every = self.settings.save_every.unwrap_or(eval_every);
         while self.position.step < self.steps {
+            if self.is_stuck() {
+                self.load_best()?;
+                return Ok(End::Early);
+            }
             let (rows, progress, margins) = self.step()?;
             observer.step(&progress, &margins);
             self.watch(&rows, &progress, observer)?;
             let last = self.position.step == self.steps;
-            let mut early = false;
             let mut save = last || self.position.step.is_multiple_of(save_every);
-            if self.valid.len() > 0 && (last || self.position.step.is_multiple_of(eval_every)) {
+            if !self.valid.is_empty() && (last || self.position.step.is_multiple_of(eval_every)) {
                 let better = self.validate(observer)?;
-                save |= better;
-                early = self.settings.patience > 0 && self.position.worse >= self.settings.patience;
+                save |= better || self.is_stuck();
             }
             let stopped = stop.load(Ordering::Relaxed);
-            if save || early || stopped {
+            if save || stopped {
                 let Run { checkpoints, position, identity, learner, trainer, .. } = self;
                 let path = checkpoint::write(checkpoints, position, identity, *learner, trainer)?;
                 observer.saved(self.position.step, &path);
@@ -354,13 +218,14 @@ impl<'a> Run<'a> {
             if stopped && !last {
                 return Ok(End::Stopped);
             }
-            if early {
-                self.load_best()?;
-                return Ok(End::Early);
-            }
         }
         self.load_best()?;
         Ok(End::Done)
+    }
+
+    /// Whether validation has got no better for so long that the run is to end.
+    fn is_stuck(&self) -> bool {
+        self.settings.patience > 0 && self.position.worse >= self.settings.patience
     }
 
     fn load_best(&mut self) -> Result<(), RunError> {
