@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 use puna_checkpoint::adapter::{self, Adapter, BaseIdentity, Digest};
 use puna_checkpoint::export::{self, Options};
 use puna_checkpoint::{Config, Layout, Name, Tensor, WeightFormat, write_file};
+use puna_cpu::Cpu;
 use puna_llama::{Learner, Trained, Training, TrainingOptions};
 use puna_train::log::{self, Outcome, Record};
 use puna_train::run::{self, Data, End, EventFile, Observer, Run, Validation};
@@ -105,68 +106,107 @@ pub fn run(args: Args) -> Result<()> {
             }
         }
     }
+    let learned = learn(&args, &files, &job, &memory, &machine, &mut learner, &base, &changes)?;
+    let written = match learned.end {
+        // A checkpoint is all that it takes to go on.
+        End::Stopped => args.output.clone(),
+        End::Done | End::Early => write_result(&args, &job, adapter, terms, &mut learner, learned.step)?,
+    };
+    learned.tell(&written, args.json)
+}
+
+/// How a run ended.
+struct Learned {
+    end: End,
+    /// Steps done.
+    step: u64,
+    /// Of the last step.
+    loss: Option<f64>,
+    best: Option<Validation>,
+    /// Since the run began, or went on.
+    seconds: f64,
+    tokens_per_second: f64,
+}
+
+impl Learned {
+    fn tell(&self, output: &Path, json: bool) -> Result<()> {
+        let Learned { end, step, loss, best, seconds, tokens_per_second } = *self;
+        if json {
+            let object = json!({
+                "end": outcome(end), "step": step, "loss": loss, "valid": best.map(|best| best.loss),
+                "best_step": best.map(|best| best.step), "seconds": seconds,
+                "tokens_per_second": tokens_per_second, "output": output,
+            });
+            writeln!(std::io::stdout(), "{object}")?;
+        }
+        let ended = match end {
+            End::Done => format!("{step} steps"),
+            End::Early => format!("{step} steps, ended early: validation got no better"),
+            End::Stopped => format!("stopped after {step} steps, go on with --resume"),
+        };
+        let best = best
+            .map_or(String::new(), |best| format!(" · best validation loss {:.4} after step {}", best.loss, best.step));
+        let time = show::duration(seconds);
+        eprintln!("{ended} in {time}, {tokens_per_second:.0} tokens/s{best} · {}", output.display());
+        Ok(())
+    }
+}
+
+fn outcome(end: End) -> Outcome {
+    match end {
+        End::Done => Outcome::Done,
+        End::Early => Outcome::Early,
+        End::Stopped => Outcome::Stopped,
+    }
+}
+
+/// The run itself, or what is left of it, with its logs.
+#[allow(clippy::too_many_arguments, reason = "all that a run is made of")]
+fn learn(
+    args: &Args,
+    files: &Files,
+    job: &Job,
+    memory: &Memory,
+    machine: &Machine,
+    learner: &mut Training<Cpu>,
+    base: &BaseIdentity,
+    changes: &[String],
+) -> Result<Learned> {
     let stop = Arc::new(AtomicBool::new(false));
     // A second Ctrl-C does not wait for the step to end.
     signal_hook::flag::register_conditional_shutdown(SIGINT, 130, stop.clone())?;
     signal_hook::flag::register(SIGINT, stop.clone())?;
-
-    let Job { settings, data, valid, .. } = &job;
-    let base_text = format!("{}, {}, values {:.16}", base.sizes, base.formats, base.values);
+    let base = format!("{}, {}, values {:.16}", base.sizes, base.formats, base.values);
     let device = learner.describe();
-    let mut run = Run::new(&mut learner, settings, data, valid, &files.checkpoints, base_text);
+    let mut run = Run::new(learner, &job.settings, &job.data, &job.valid, &files.checkpoints, base);
     let resumed = if args.resume { run.resume()? } else { None };
     if args.resume && resumed.is_none() && files.log.exists() {
         // It was stopped before its first checkpoint: what it did is done again.
         std::fs::remove_file(&files.log).with_context(|| files.log.display().to_string())?;
     }
-    let mut watcher = Watcher::open(&files, run.steps(), resumed)?;
-    match resumed {
-        Some(step) => watcher.record(&Record::Resume(log::Resume { time: now(), step }))?,
-        None => watcher.record(&Record::Start(start(&job, &args, &memory, run.steps(), &machine, device)))?,
-    }
+    let mut watcher = Watcher::open(files, run.steps(), resumed)?;
+    watcher.record(&match resumed {
+        Some(step) => Record::Resume(log::Resume { time: now(), step }),
+        None => Record::Start(start(job, args, memory, run.steps(), machine, device)),
+    })?;
     for change in changes {
-        watcher.warn(resumed.unwrap_or(0), &change);
+        watcher.warn(resumed.unwrap_or(0), change);
     }
     let result = run.train(&stop, &mut watcher);
-    let position = run.position().clone();
-    let outcome = match &result {
-        Ok(End::Done) => Outcome::Done,
-        Ok(End::Early) => Outcome::Early,
-        Ok(End::Stopped) => Outcome::Stopped,
-        Err(_) => Outcome::Failed,
-    };
-    let seconds = watcher.begin.elapsed().as_secs_f64();
-    let loss = position.best.map(|best| best.loss).or(watcher.loss);
-    watcher.record(&Record::End(log::End { step: watcher.step, end: outcome, seconds, loss }))?;
+    let best = run.position().best;
+    let (step, seconds) = (watcher.step, watcher.begin.elapsed().as_secs_f64());
+    let end = result.as_ref().map_or(Outcome::Failed, |end| outcome(*end));
+    let loss = best.map(|best| best.loss).or(watcher.loss);
+    watcher.record(&Record::End(log::End { step, end, seconds, loss }))?;
     watcher.bar.finish_and_clear();
     let end = result?;
-    if let Some(error) = watcher.failed.take() {
-        return Err(error);
+    match watcher.failed.take() {
+        Some(error) => Err(error),
+        None => {
+            let tokens_per_second = watcher.n_tokens as f64 / seconds.max(1e-9);
+            Ok(Learned { end, step, loss: watcher.loss, best, seconds, tokens_per_second })
+        }
     }
-    let (step, tokens_per_second) = (watcher.step, watcher.n_tokens as f64 / seconds.max(1e-9));
-    let written = match end {
-        // A checkpoint is all that it takes to go on.
-        End::Stopped => args.output.clone(),
-        End::Done | End::Early => write_result(&args, &job, adapter, terms, &mut learner, step)?,
-    };
-    if args.json {
-        let object = json!({
-            "end": outcome, "step": step, "loss": watcher.loss, "valid": position.best.map(|best| best.loss),
-            "best_step": position.best.map(|best| best.step), "seconds": seconds,
-            "tokens_per_second": tokens_per_second, "output": written,
-        });
-        writeln!(std::io::stdout(), "{object}")?;
-    }
-    let ended = match end {
-        End::Done => format!("{step} steps"),
-        End::Early => format!("{step} steps, ended early: validation got no better"),
-        End::Stopped => format!("stopped after {step} steps, go on with --resume"),
-    };
-    let best = position
-        .best
-        .map_or(String::new(), |best| format!(" · best validation loss {:.4} after step {}", best.loss, best.step));
-    eprintln!("{ended} in {}, {tokens_per_second:.0} tokens/s{best} · {}", show::duration(seconds), written.display());
-    Ok(())
 }
 
 /// Keeps a second process out of the run's directory, for as long as the file is open.
@@ -199,8 +239,14 @@ fn settings(args: &Args, files: &Files) -> Result<(Settings, Vec<String>)> {
             let settings = args.job.settings()?;
             let out = || args.output.display().to_string();
             std::fs::create_dir_all(&args.output).with_context(out)?;
-            if std::fs::read_dir(&args.output).with_context(out)?.next().is_some() {
-                bail!("{}: expected a new or empty directory, found files in it", out());
+            for entry in std::fs::read_dir(&args.output).with_context(out)? {
+                // What a run left that did not get far enough to have settings.
+                let path = entry.with_context(out)?.path();
+                if path == files.initial {
+                    std::fs::remove_file(&path).with_context(out)?;
+                } else if path != files.lock {
+                    bail!("{}: expected a new or empty directory, found files in it", out());
+                }
             }
             Ok((settings, Vec::new()))
         }
@@ -242,7 +288,7 @@ fn load(
     memory: &Memory,
     recompute: bool,
     adapter: Option<Adapter>,
-) -> Result<Training<puna_cpu::Cpu>> {
+) -> Result<Training<Cpu>> {
     let checkpoint = &job.checkpoint;
     let trained = adapter.map_or(Trained::Weights, Trained::Adapter);
     let options = TrainingOptions { max_tokens: job.settings.pass_tokens(), recompute };
