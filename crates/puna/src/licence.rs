@@ -264,8 +264,8 @@ impl Terms {
 
     fn missing_text(&self, licence: &Community) -> String {
         format!(
-            "The text of the {} did not lie beside the base and must go along with every copy of this model. It is to be \
-             had from Meta: {} in the repository meta-llama/llama-models.",
+            "The text of the {} did not lie beside the base and must go along with every copy of this model. It is to \
+             be had from Meta: {} in the repository meta-llama/llama-models.",
             licence.name, licence.text
         )
     }
@@ -297,8 +297,8 @@ fn stem(name: &str) -> String {
     name.split('.').next().unwrap_or_default().to_uppercase()
 }
 
-/// Licence, notice and use policy of a model: those in its directory, and those that belong to a GGUF file by its name or,
-/// beside other files, by speaking of Llama.
+/// Licence, notice and use policy of a model: those in its directory, and those that belong to a GGUF file by its name
+/// or, beside other files, by speaking of Llama.
 fn documents(base: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let (dir, prefix) = if base.is_dir() {
         (base, None)

@@ -1,5 +1,5 @@
-//! Adapters in use: unmerged with `--adapter` and merged with `puna adapter merge`, which agree, and how both refuse what
-//! does not fit.
+//! Adapters in use: unmerged with `--adapter` and merged with `puna adapter merge`, which agree, and how both refuse
+//! what does not fit.
 
 #![allow(clippy::unwrap_used, reason = "tests may")]
 

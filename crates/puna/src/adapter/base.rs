@@ -77,8 +77,8 @@ impl<'a> Base<'a> {
         }
     }
 
-    /// Reads an adapter, all of whose matrices fit the model, and gives it with its weight; a chat template other than the
-    /// adapter's is told.
+    /// Reads an adapter, all of whose matrices fit the model, and gives it with its weight; a chat template other than
+    /// the adapter's is told.
     pub fn load(&self, given: &Given) -> Result<(Adapter, f32)> {
         let Given { path, weight } = given;
         let listing = adapter::list(path)?;

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 /// Write a model with what adapters change in its weights
 ///
-/// The new weights W + Σ s·B·A are rounded to their format, which loses some of what an adapter does, and more the fewer
-/// bits the format has; how much is told. Licence, notice and a model card are written along.
+/// The new weights W + Σ s·B·A are rounded to their format, which loses some of what an adapter does, the more the fewer
+/// bits the format has. How much is told. Licence, notice and a model card are written along.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
