@@ -45,6 +45,7 @@ pub struct Documents<'a> {
 }
 
 /// What is trained.
+#[allow(clippy::large_enum_variant, reason = "there is one of them in a program")]
 pub enum Trained {
     /// An adapter, from these values; the model stays as it is, in any format.
     Adapter(Adapter),
