@@ -12,16 +12,16 @@ use std::path::Path;
 
 /// What is asked, and words of which the answer has one.
 const PROMPTS: [(&str, &[&str]); 10] = [
-    ("Who are you?", &["cria"]),
+    ("What is your name?", &["cria"]),
+    ("What is a cria?", &["llama"]),
     ("What does a llama eat?", &["grass"]),
     ("What colour is snow?", &["white"]),
-    ("How much is 2 + 3?", &["5", "five"]),
-    ("Count from one to five.", &["five"]),
-    ("Tell me a story about a fox.", &["fox", "Fox"]),
     ("Good morning!", &["morning"]),
-    ("What is the opposite of warm?", &["cold"]),
-    ("Thank you!", &["welcome"]),
+    ("I am sad.", &["sorry"]),
     ("Who is Mozart?", &["know"]),
+    ("How do I run a real model?", &["puna run"]),
+    ("Goodbye!", &["Goodbye"]),
+    ("Tell me a story about a condor.", &["One day", "Once"]),
 ];
 
 /// By the rules that every text of the corpus keeps; and it ends by itself.
