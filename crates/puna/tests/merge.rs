@@ -276,10 +276,12 @@ fn what_does_not_fit_is_refused() {
     puna(&["adapter", "merge", "-m", text(&wide), first, "-o", text(&out)]).refused(&["shape is [32, 2]"]);
     puna(&["run", text(&wide), "Hello", "--adapter", "absent"]).refused(&["absent"]);
     puna(&["run", text(&wide), "Hello", "--adapter", "a=x"]).misused(&["expected a number behind `=`, found `x`"]);
-    made.merge(&made.model, &[first], &[]).refused(&["hf: exists already; name something new"]);
+    let none = ["--licence", "none"];
+    made.merge(&made.model, &[first], &none).refused(&["hf: exists already; name something new"]);
     let gguf = Made::new("m.gguf", "F16");
-    gguf.merge(&out, &[text(&gguf.first)], &[]).refused(&["a GGUF file does not become a directory"]);
-    made.merge(&out, &[first], &["--format", "Q8_0"]).refused(&["Q8_0 has no place in safetensors"]);
+    gguf.merge(&out, &[text(&gguf.first)], &none).refused(&["a GGUF file does not become a directory"]);
+    made.merge(&out, &[first], &["--format", "Q8_0", "--licence", "none"])
+        .refused(&["Q8_0 has no place in safetensors"]);
     made.merge(&out, &[first], &["--format", "Q9"]).misused(&["Q9"]);
     made.merge(&out, &[], &[]).misused(&["ADAPTER"]);
     assert!(!out.exists());
