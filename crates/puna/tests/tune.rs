@@ -111,9 +111,9 @@ fn what_can_not_be_asked_is_refused() {
     let (files, model, data) = set_up(&[chat("u", "a")]);
     let model = text(&model);
     let check = |args: &[&str]| puna(&[&["tune", "check", text(&data), "-m", model], args].concat());
-    check(&["--overlap", "3"]).refused(&["--overlap: expected --overlong split or text files, found neither"]);
+    check(&["--overlap", "3"]).refused(&["overlap: expected overlong texts to be split, or text files; found neither"]);
     check(&["--length", "1"]).refused(&["length: expected at least 2 tokens, found 1"]);
-    check(&["--length", "100000000"]).refused(&["--length: expected at most"]);
+    check(&["--length", "100000000"]).refused(&["length: expected at most"]);
     check(&["--format", "csv"]).misused(&["chat, sharegpt, alpaca"]);
     puna(&["tune", "check", text(&files.path("none")), "-m", model]).refused(&["none: ", "No such file"]);
     puna(&["tune", "check", text(&data), "-m", text(&data)]).refused(&["data.jsonl"]);

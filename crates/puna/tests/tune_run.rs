@@ -146,7 +146,7 @@ fn ctrl_c_writes_a_checkpoint() {
 fn a_full_disk_leaves_the_older_checkpoint() {
     let setup = set_up("Q8_0");
     let (whole, out) = (setup.files.path("whole"), setup.files.path("out"));
-    let more = ["--set", "save_every=2"];
+    let more = ["--set", "save_every=2", "--set", "eval_every=1000"];
     setup.tune(&whole, &[&more[..], &["--set", "steps=8"]].concat()).succeeded();
     setup.tune(&out, &[&more[..], &["--set", "steps=8"]].concat()).succeeded();
     // Back to the middle of the run: what came behind is gone.
@@ -190,12 +190,13 @@ fn all_weights_are_learned() {
     let more = ["--set", "method=full", "--set", "steps=2", "--licence", "none"];
     puna(&[&args[..], &more].concat()).succeeded();
     assert!(out.join("model/config.json").is_file() && out.join("model/tokenizer.json").is_file());
-    puna(&["score", text(&out.join("model")), "--text-file", text(&setup.data)]).succeeded();
+    assert!(perplexity(&setup, &out.join("model")) > 1.0);
 }
 
 fn perplexity(setup: &Setup, model: &Path) -> f64 {
-    let text_file = setup.files.write("learned.txt", "one two three four one two three four");
-    let score = puna(&["score", text(model), "--text-file", text(&text_file), "--json"]).json();
+    let text_file = setup.files.write("learned.txt", "one two three four ".repeat(30));
+    let args = ["score", text(model), "--text-file", text(&text_file), "--context", "32", "--json"];
+    let score = puna(&args).json();
     score["perplexity"].as_f64().unwrap_or_else(|| panic!("{score}"))
 }
 
@@ -213,7 +214,7 @@ fn models_begin_from_nothing() {
     let losses = losses(&out);
     // At first it knows nothing: every token is as likely as any other.
     assert!((losses[0] - 540f64.ln()).abs() < 0.3, "{losses:?}");
-    assert!(losses[29] < 0.3, "{losses:?}");
+    assert!(losses[29] < 0.5, "{losses:?}");
     let model = out.join("model/model.gguf");
     let answer = puna(&["run", text(&model), "--raw", "the puna", "--temperature", "0", "--max-tokens", "20"]);
     assert_eq!(answer.succeeded().stdout, " is high and the grass is dry.\n");

@@ -264,8 +264,9 @@ impl Settings {
         Ok(settings)
     }
 
+    /// By way of the text, which has numbers of 32 bits as people write them.
     fn table(&self) -> toml::Table {
-        toml::Table::try_from(self).unwrap_or_else(|_| unreachable!("settings are plain values"))
+        toml::from_str(&self.to_toml()).unwrap_or_else(|_| unreachable!("what was written reads back"))
     }
 
     /// As a file, every setting in it.
