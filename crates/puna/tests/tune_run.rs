@@ -166,6 +166,8 @@ fn a_full_disk_leaves_the_older_checkpoint() {
 #[test]
 fn all_weights_are_learned() {
     let setup = set_up("F32");
+    let data = setup.files.write("learned.txt", "one two three four ".repeat(30));
+    let setup = Setup { data, ..setup };
     let out = setup.files.path("full");
     let more = ["--set", "method=full", "--set", "steps=10", "--set", "lr=3e-3", "--save-as", "Q8_0", "--json"];
     let ended = setup.tune(&out, &more).json();
@@ -194,8 +196,7 @@ fn all_weights_are_learned() {
 }
 
 fn perplexity(setup: &Setup, model: &Path) -> f64 {
-    let text_file = setup.files.write("learned.txt", "one two three four ".repeat(30));
-    let args = ["score", text(model), "--text-file", text(&text_file), "--context", "32", "--json"];
+    let args = ["score", text(model), "--text-file", text(&setup.data), "--context", "32", "--json"];
     let score = puna(&args).json();
     score["perplexity"].as_f64().unwrap_or_else(|| panic!("{score}"))
 }
