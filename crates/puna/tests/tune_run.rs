@@ -166,7 +166,7 @@ fn a_full_disk_leaves_the_older_checkpoint() {
 #[test]
 fn all_weights_are_learned() {
     let setup = set_up("F32");
-    let data = setup.files.write("learned.txt", "one two three four ".repeat(30));
+    let data = setup.files.write("learned.txt", "one two three four ".repeat(6));
     let setup = Setup { data, ..setup };
     let out = setup.files.path("full");
     let more = ["--set", "method=full", "--set", "steps=10", "--set", "lr=3e-3", "--save-as", "Q8_0", "--json"];
