@@ -15,11 +15,15 @@ pub fn operations(config: &Config, start: usize, n: usize, n_outputs: usize) -> 
         (rows, cols) => rows as u64 * cols as u64,
     };
     let in_layers: u64 = config.required().filter(|name| matches!(name, Name::Layer { .. })).map(weights).sum();
+    2 * in_layers * n as u64 + attention(config, start, n) + 2 * weights(Name::Output) * n_outputs as u64
+}
+
+/// Those of attention among them.
+fn attention(config: &Config, start: usize, n: usize) -> u64 {
     // Position p attends to p + 1 tokens.
     let (start, n) = (start as u64, n as u64);
     let attended = n * start + n * (n + 1) / 2;
-    let attention = 4 * attended * (config.n_layers * config.n_heads * config.head_dim) as u64;
-    2 * in_layers * n + attention + 2 * weights(Name::Output) * n_outputs as u64
+    4 * attended * (config.n_layers * config.n_heads * config.head_dim) as u64
 }
 
 /// Bytes of the activations that a loaded model keeps, for `max_batch` tokens in one forward pass.
@@ -65,11 +69,9 @@ pub fn training_bytes(config: &Config, n_parameters: u64, options: TrainingOptio
 /// attention two and a half times those of forward, since it computes scores again.
 pub fn training_operations(config: &Config, n: usize, recompute: bool, whole: bool) -> [u64; 2] {
     let forward = operations(config, 0, n, n);
-    let layers = operations(config, 0, n, 0);
-    let attended = (n * (n + 1) / 2) as u64;
-    let attention = 4 * attended * (config.n_layers * config.n_heads * config.head_dim) as u64;
+    let attention = attention(config, 0, n);
     let products = forward - attention;
-    let again = if recompute { layers } else { 0 };
+    let again = if recompute { operations(config, 0, n, 0) } else { 0 };
     [forward + again, products * if whole { 2 } else { 1 } + attention * 5 / 2]
 }
 
