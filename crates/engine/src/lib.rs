@@ -1,17 +1,24 @@
-//! Sequences of token ids through a model: pages of the KV cache, prefill and decode, sampling.
+//! Sequences of token ids through a model: requests, steps, pages of the KV cache, sampling.
 //!
-//! Reading order: [`Engine`] runs tokens, [`Generation`] continues a prompt token by token, [`sampler`] picks each;
-//! [`speculate`] makes several tokens of one forward pass.
+//! Reading order: [`Batcher`] answers requests, many in one forward pass; [`Engine`] runs tokens of sequences; [`sampler`]
+//! picks each token; [`speculate`] makes several tokens of one forward pass.
 //! No text, files, sockets or clock here, so that all of it can be tested with a small fake model.
 
-mod engine;
-mod generation;
-mod pages;
-pub mod sampler;
+mod batcher;
+mod request;
+mod schedule;
+
 pub mod speculate;
 
+mod engine;
+mod pages;
+pub mod sampler;
+
+pub use batcher::{BatchLimits, Batcher, Load};
 pub use engine::{Engine, Sequence};
-pub use generation::{Finish, Generation, Limits, Token};
+pub use pages::Scope;
+pub use puna_llama::PAGE_LEN;
+pub use request::{Event, Finish, Limits, PromptScores, Request, RequestId, Scored, Token};
 pub use sampler::{Sampler, Sampling};
 pub use speculate::{DraftModel, Drafted, Drafter, PromptLookup, Speculator};
 

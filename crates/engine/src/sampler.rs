@@ -4,7 +4,7 @@
 //! dropped by top-k, typical, top-p and min-p, each on what the one before left, and one of the rest is drawn in
 //! proportion to its probability. Temperature 0 takes the largest logit, the lowest id among equals, and draws nothing.
 
-use crate::{Error, generation::Token};
+use crate::Error;
 use rand_core::{RngCore, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use std::collections::HashMap;
@@ -123,12 +123,11 @@ impl Sampler {
     }
 
     /// Picks a token. The logits are finite.
-    pub fn pick(&mut self, logits: &[f32]) -> Token {
+    pub fn pick(&mut self, logits: &[f32]) -> u32 {
         self.logits.clear();
         self.logits.extend_from_slice(logits);
         self.change_logits();
-        let id = if self.sampling.temperature == 0.0 { argmax(&self.logits) } else { self.draw() };
-        Token { id, logprob: log_probability(logits, id) }
+        if self.sampling.temperature == 0.0 { argmax(&self.logits) } else { self.draw() }
     }
 
     fn change_logits(&mut self) {
@@ -264,11 +263,40 @@ pub fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// Natural logarithm of the softmax probability of `id`.
-pub fn log_probability(logits: &[f32], id: u32) -> f32 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from(logit - largest).exp()).sum();
-    (f64::from(logits[id as usize] - largest) - sum.ln()) as f32
+/// Ids of the `n` largest, the largest first; the lower id first among equals.
+pub(crate) fn largest(logits: &[f32], n: usize) -> Vec<u32> {
+    let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    let n = n.min(logits.len());
+    if n == 0 {
+        return Vec::new();
+    }
+    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+    ids.select_nth_unstable_by(n - 1, order);
+    ids.truncate(n);
+    ids.sort_unstable_by(order);
+    ids
+}
+
+/// Natural logarithms of the softmax probabilities.
+pub struct LogProbabilities<'a> {
+    logits: &'a [f32],
+    largest: f32,
+    /// Logarithm of the sum of the exponentials of what the logits are below the largest.
+    log_sum: f64,
+}
+
+impl<'a> LogProbabilities<'a> {
+    /// Of finite logits.
+    pub fn new(logits: &'a [f32]) -> Self {
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|logit| f64::from(logit - largest).exp()).sum();
+        LogProbabilities { logits, largest, log_sum: sum.ln() }
+    }
+
+    /// That of one token.
+    pub fn of(&self, id: u32) -> f32 {
+        (f64::from(self.logits[id as usize] - self.largest) - self.log_sum) as f32
+    }
 }
 
 #[cfg(test)]
@@ -280,7 +308,7 @@ mod tests {
         let mut sampler = Sampler::new(sampling, logits.len(), &[], 7).expect("valid");
         let mut counts = vec![0f64; logits.len()];
         for _ in 0..n {
-            counts[sampler.pick(logits).id as usize] += 1.0 / n as f64;
+            counts[sampler.pick(logits) as usize] += 1.0 / n as f64;
         }
         counts
     }
@@ -361,7 +389,7 @@ mod tests {
         let answer = |seed| {
             let mut sampler =
                 Sampler::new(Sampling { seed: Some(seed), ..Sampling::default() }, 4, &[], 0).expect("valid");
-            (0..50).map(|_| sampler.pick(&LOGITS).id).collect::<Vec<_>>()
+            (0..50).map(|_| sampler.pick(&LOGITS)).collect::<Vec<_>>()
         };
         assert_eq!(answer(3), answer(3));
         assert_ne!(answer(3), answer(4));
@@ -377,9 +405,9 @@ mod tests {
             let sampling =
                 Sampling { temperature, top_k, top_p, min_p, typical, seed: Some(seed), ..Sampling::default() };
             let mut sampler = Sampler::new(sampling, logits.len(), &[], 0).expect("valid");
-            let token = sampler.pick(&logits);
-            prop_assert!((token.id as usize) < logits.len());
-            prop_assert!(token.logprob <= 0.0);
+            let id = sampler.pick(&logits);
+            prop_assert!((id as usize) < logits.len());
+            prop_assert!(LogProbabilities::new(&logits).of(id) <= 0.0);
         }
 
         #[test]

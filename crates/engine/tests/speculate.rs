@@ -2,97 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+mod fake;
+
+use fake::Fake;
 use proptest::prelude::*;
-use puna_checkpoint::{Rope, RopePairing, RopeScaling};
 use puna_engine::{
-    DraftModel, Drafted, Drafter, Engine, Error, Finish, Generation, Limits, PromptLookup, Sampler, Sampling, Sequence,
-    Speculator,
+    BatchLimits, Batcher, DraftModel, Drafted, Drafter, Engine, Error, Event, Finish, Limits, PromptLookup, Request,
+    Sampling, Scope, Scored, Speculator,
 };
-use puna_llama::{Batch, Config, KvFormat, KvShape, Model, PAGE_LEN, kv_shape};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use puna_llama::{Batch, Config, KvShape, Model};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-
-/// A model whose logits after a token follow from the two last tokens, and a little from all before, which it finds in
-/// its cache alone.
-struct Fake {
-    config: Config,
-    shape: KvShape,
-    cache: Vec<u32>,
-    seed: u64,
-    /// After this token the logits are not finite.
-    damaged: Option<u32>,
-    n_passes: Arc<AtomicUsize>,
-}
-
-impl Fake {
-    fn new(vocab_size: usize, context: usize, seed: u64) -> Fake {
-        let rope = Rope { theta: 1e4, scaling: RopeScaling::None, pairing: RopePairing::Halves };
-        let config = Config {
-            dim: 2,
-            n_layers: 1,
-            n_heads: 1,
-            n_kv_heads: 1,
-            head_dim: 2,
-            ffn_dim: 2,
-            vocab_size,
-            context_length: context,
-            norm_eps: 1e-5,
-            rope,
-            tied_embeddings: true,
-        };
-        let shape = kv_shape(&config, KvFormat::F32, context);
-        Fake { config, cache: vec![0; shape.n_pages * PAGE_LEN], shape, seed, damaged: None, n_passes: Arc::default() }
-    }
-
-    fn engine(self) -> Engine {
-        let context = self.config.context_length;
-        Engine::new(Box::new(self), context)
-    }
-
-    fn logits(&self, ids: &[u32]) -> impl Iterator<Item = f32> {
-        let hash = |ids: &[u32], id: u32| {
-            let mix = |h: u64, id: &u32| (h ^ u64::from(*id)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
-            (ids.iter().chain([&id]).fold(self.seed, mix) >> 40) as f32 / (1 << 24) as f32
-        };
-        let damaged = self.damaged.is_some() && ids.last().copied() == self.damaged;
-        (0..self.config.vocab_size as u32).map(move |id| {
-            let recent = &ids[ids.len().saturating_sub(2)..];
-            if damaged { f32::NAN } else { 4.0 * hash(recent, id) + 0.1 * hash(ids, id) }
-        })
-    }
-}
-
-impl Model for Fake {
-    fn config(&self) -> &Config {
-        &self.config
-    }
-    fn kv_shape(&self) -> &KvShape {
-        &self.shape
-    }
-    fn max_batch(&self) -> usize {
-        32
-    }
-    fn describe(&self) -> String {
-        "fake".into()
-    }
-    fn bytes_per_token(&self) -> u64 {
-        1
-    }
-    fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), puna_llama::Error> {
-        self.n_passes.fetch_add(1, Ordering::Relaxed);
-        let slot = |pages: &[u32], p: usize| pages[p / PAGE_LEN] as usize * PAGE_LEN + p % PAGE_LEN;
-        let [span] = batch.spans else { panic!("one sequence") };
-        for (id, position) in batch.ids.iter().zip(span.start..) {
-            self.cache[slot(span.pages, position)] = *id;
-        }
-        logits.clear();
-        for row in batch.outputs {
-            let text: Vec<u32> = (0..=span.start + row).map(|p| self.cache[slot(span.pages, p)]).collect();
-            logits.extend(self.logits(&text));
-        }
-        Ok(())
-    }
-}
 
 /// Guesses by a rule.
 struct Rule<F>(F);
@@ -121,8 +41,6 @@ fn rule(rule: impl FnMut(&[u32], usize) -> Result<Vec<u32>, Error> + Send + 'sta
 struct Outcome {
     tokens: Vec<(u32, u32)>,
     finish: Option<Finish>,
-    /// What is in the cache at the end.
-    kept: Vec<u32>,
     error: Option<String>,
     n_passes: usize,
 }
@@ -135,47 +53,58 @@ struct Case<'a> {
     enough: usize,
 }
 
-fn answer(engine: &mut Engine, case: &Case<'_>, mut speculator: Option<&mut Speculator>) -> Outcome {
-    let mut sequence = Sequence::default();
-    let vocab_size = engine.model().config().vocab_size;
-    let sampler = Sampler::new(case.sampling.clone(), vocab_size, case.prompt, 0).unwrap();
-    let logits = engine.prefill(&mut sequence, case.prompt, &mut |_, _| true).unwrap().unwrap();
-    let mut generation = Generation::new(sampler, case.limits.clone(), logits);
-    if let Some(speculator) = &mut speculator {
-        speculator.begin();
-    }
-    let (mut tokens, mut error) = (Vec::new(), None);
-    while let Some(token) = generation.take() {
-        tokens.push((token.id, token.logprob.to_bits()));
-        if tokens.len() >= case.enough {
-            break;
+/// With the batcher's speculator, if it has one.
+fn answer(batcher: &mut Batcher, case: &Case<'_>) -> Outcome {
+    let id = batcher
+        .submit(Request {
+            prompt: case.prompt.to_vec(),
+            sampling: case.sampling.clone(),
+            seed: 0,
+            limits: case.limits.clone(),
+            scope: Scope([0; 32]),
+            adapter: None,
+            top: 0,
+            prompt_scores: None,
+            speculate: true,
+        })
+        .unwrap();
+    let mut outcome = Outcome { tokens: Vec::new(), finish: None, error: None, n_passes: 0 };
+    loop {
+        let answering = !outcome.tokens.is_empty();
+        let stepped = batcher.step(&mut |_, event| match event {
+            Event::Token(Scored { token, .. }) if outcome.tokens.len() < case.enough => {
+                outcome.tokens.push((token.id, token.logprob.to_bits()));
+            }
+            Event::Finished(finish) => outcome.finish = Some(finish),
+            Event::Failed(error) => outcome.error = Some(error.to_string()),
+            _ => {}
+        });
+        outcome.n_passes += usize::from(answering && stepped);
+        if outcome.tokens.len() >= case.enough {
+            batcher.cancel(id);
+            outcome.finish = None;
         }
-        let result = match &mut speculator {
-            Some(speculator) => generation.speculate(engine, &mut sequence, token, speculator),
-            None => generation.advance(engine, &mut sequence, token),
-        };
-        if let Err(failed) = result {
-            error = Some(failed.to_string());
-            break;
+        if !stepped {
+            return outcome;
         }
     }
-    generation.abandon(engine, &mut sequence);
-    let outcome = Outcome {
-        tokens,
-        finish: generation.finish(),
-        kept: sequence.ids().to_vec(),
-        error,
-        n_passes: generation.n_passes(),
-    };
-    engine.release(sequence);
-    outcome
+}
+
+fn speculating(batcher: &mut Batcher, case: &Case<'_>, speculator: Speculator) -> (Outcome, Drafted) {
+    batcher.set_speculator(Some(speculator));
+    let outcome = answer(batcher, case);
+    (outcome, batcher.speculator().unwrap().counts())
+}
+
+fn batcher(model: impl Model + 'static) -> Batcher {
+    let context = model.config().context_length;
+    Batcher::new(Engine::new(Box::new(model), context), None, BatchLimits::default())
 }
 
 #[track_caller]
 fn assert_equal(plain: &Outcome, speculated: &Outcome) {
     assert_eq!(plain.tokens, speculated.tokens);
     assert_eq!(plain.finish, speculated.finish);
-    assert_eq!(plain.kept, speculated.kept);
     assert_eq!(plain.error, speculated.error);
 }
 
@@ -252,15 +181,16 @@ proptest! {
         // Prompts that the model can read to their end.
         let damaged = damaged.filter(|id| prompt.last() != Some(id));
         let case = Case { prompt: &prompt, sampling: &sampling, limits: Limits { max_tokens, stop_tokens }, enough };
-        let mut engine = Fake { damaged, ..Fake::new(VOCAB, context, 1) }.engine();
-        let plain = answer(&mut engine, &case, None);
-        for mut speculator in speculators(&plain, &prompt, context) {
+        let mut batcher = batcher(Fake { damaged, ..Fake::new(VOCAB, context, 1) });
+        let plain = answer(&mut batcher, &case);
+        for speculator in speculators(&plain, &prompt, context) {
+            batcher.set_speculator(Some(speculator));
             // Twice: what was learned, and the draft model's cache, are from the first time.
             for _ in 0..2 {
-                let speculated = answer(&mut engine, &case, Some(&mut speculator));
+                let speculated = answer(&mut batcher, &case);
                 assert_equal(&plain, &speculated);
                 prop_assert!(speculated.n_passes <= plain.n_passes);
-                let Drafted { drafted, accepted } = speculator.counts();
+                let Drafted { drafted, accepted } = batcher.speculator().unwrap().counts();
                 prop_assert!(accepted <= drafted);
             }
         }
@@ -284,8 +214,8 @@ fn greedy() -> Sampling {
 fn right_guesses_spare_passes_and_wrong_ones_end() {
     let sampling = greedy();
     let case = long_answer(&sampling);
-    let mut engine = Fake::new(VOCAB, 256, 1).engine();
-    let plain = answer(&mut engine, &case, None);
+    let mut batcher = batcher(Fake::new(VOCAB, 256, 1));
+    let plain = answer(&mut batcher, &case);
     assert_eq!(plain.n_passes, 199);
     let text: Vec<u32> = case.prompt.iter().copied().chain(plain.tokens.iter().map(|(id, _)| *id)).collect();
     let guess = |shift: u32| {
@@ -293,27 +223,27 @@ fn right_guesses_spare_passes_and_wrong_ones_end() {
         rule(move |ids, n| Ok(text[ids.len()..].iter().take(n).map(|id| (id + shift) % 24).collect()))
     };
 
-    let mut right = Speculator::new(vec![guess(0)], None);
-    let speculated = answer(&mut engine, &case, Some(&mut right));
+    let (speculated, counts) = speculating(&mut batcher, &case, Speculator::new(vec![guess(0)], None));
     assert_equal(&plain, &speculated);
     assert!(speculated.n_passes < 25, "{}", speculated.n_passes);
     // The token in front of the guesses, and those that they bring: all but the first of the answer.
-    let Drafted { drafted, accepted } = right.counts();
+    let Drafted { drafted, accepted } = counts;
     assert_eq!((drafted, accepted), (199 - speculated.n_passes, drafted));
 
-    let mut wrong = Speculator::new(vec![guess(1)], None);
-    let speculated = answer(&mut engine, &case, Some(&mut wrong));
-    assert_eq!((speculated.n_passes, wrong.counts().accepted), (199, 0));
-    assert!((1..90).contains(&wrong.counts().drafted), "{:?}", wrong.counts());
+    let (speculated, wrong) = speculating(&mut batcher, &case, Speculator::new(vec![guess(1)], None));
+    assert_eq!((speculated.n_passes, wrong.accepted), (199, 0));
+    assert!((1..90).contains(&wrong.drafted), "{wrong:?}");
 
     // The model itself as draft: every guess is right, its text is the same twice.
     let draft = Fake::new(VOCAB, 256, 1);
     let n_passes = draft.n_passes.clone();
-    let mut model = Speculator::new(vec![Box::new(DraftModel::new(draft.engine(), 20))], None);
+    let model = Speculator::new(vec![Box::new(DraftModel::new(draft.engine(), 20))], None);
+    batcher.set_speculator(Some(model));
     for _ in 0..2 {
-        let speculated = answer(&mut engine, &case, Some(&mut model));
+        let speculated = answer(&mut batcher, &case);
         assert_equal(&plain, &speculated);
-        assert!(speculated.n_passes < 30 && model.counts().accepted == model.counts().drafted);
+        let counts = batcher.speculator().unwrap().counts();
+        assert!(speculated.n_passes < 30 && counts.accepted == counts.drafted);
     }
     assert!(n_passes.load(Ordering::Relaxed) < 2 * 200 + 30);
 }
@@ -323,12 +253,12 @@ fn lookup_finds_loops() {
     // Greedy answers of a model that sees little of the past go round.
     let sampling = greedy();
     let case = long_answer(&sampling);
-    let mut engine = Fake::new(VOCAB, 256, 5).engine();
-    let plain = answer(&mut engine, &case, None);
-    let mut lookup = Speculator::new(vec![Box::new(PromptLookup::new())], None);
-    let speculated = answer(&mut engine, &case, Some(&mut lookup));
+    let mut batcher = batcher(Fake::new(VOCAB, 256, 5));
+    let plain = answer(&mut batcher, &case);
+    let lookup = Speculator::new(vec![Box::new(PromptLookup::new())], None);
+    let (speculated, counts) = speculating(&mut batcher, &case, lookup);
     assert_equal(&plain, &speculated);
-    assert!(speculated.n_passes < 100, "{} {:?}", speculated.n_passes, lookup.counts());
+    assert!(speculated.n_passes < 100, "{} {:?}", speculated.n_passes, counts);
 }
 
 #[test]
@@ -336,8 +266,8 @@ fn what_does_not_pay_ends_by_the_clock() {
     let sampling = greedy();
     let case = long_answer(&sampling);
     let text = {
-        let mut engine = Fake::new(VOCAB, 256, 1).engine();
-        let plain = answer(&mut engine, &case, None);
+        let mut batcher = batcher(Fake::new(VOCAB, 256, 1));
+        let plain = answer(&mut batcher, &case);
         let answer = plain.tokens.iter().map(|(id, _)| *id);
         case.prompt.iter().copied().chain(answer).collect::<Vec<_>>()
     };
@@ -360,20 +290,25 @@ fn what_does_not_pay_ends_by_the_clock() {
         fn bytes_per_token(&self) -> u64 {
             1
         }
-        fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), puna_llama::Error> {
+        fn forward(
+            &mut self,
+            batch: &Batch<'_>,
+            adapters: &[Option<u32>],
+            logits: &mut Vec<f32>,
+        ) -> Result<(), puna_llama::Error> {
             *self.1.lock().unwrap() += batch.ids.len() as f64;
-            self.0.forward(batch, logits)
+            self.0.forward(batch, adapters, logits)
         }
     }
-    let mut engine = Engine::new(Box::new(Slow(Fake::new(VOCAB, 256, 1), n_rows.clone())), 256);
+    let mut batcher = batcher(Slow(Fake::new(VOCAB, 256, 1), n_rows.clone()));
     // Every other guess is right.
     let half =
         rule(move |ids, n| Ok((ids.len()..text.len()).take(n).map(|at| (text[at] + at as u32 % 2) % 24).collect()));
     let clock = n_rows.clone();
-    let mut speculator = Speculator::new(vec![half], Some(Box::new(move || *clock.lock().unwrap())));
+    batcher.set_speculator(Some(Speculator::new(vec![half], Some(Box::new(move || *clock.lock().unwrap())))));
     for round in 0..3 {
         let before = *n_rows.lock().unwrap();
-        answer(&mut engine, &case, Some(&mut speculator));
+        answer(&mut batcher, &case);
         let spent = *n_rows.lock().unwrap() - before;
         // The prompt, and a row for each token; when that is known, hardly more.
         assert!(spent < if round == 0 { 300.0 } else { 215.0 }, "round {round}: {spent}");
@@ -387,7 +322,7 @@ fn sampled_answers_keep_their_distribution() {
     let prompt = [0, 1, 2];
     let model = Fake::new(4, 64, 9);
     let probabilities = |ids: &[u32]| {
-        let weights: Vec<f64> = model.logits(ids).map(|logit| f64::from(logit).exp()).collect();
+        let weights: Vec<f64> = model.logits(ids, None).into_iter().map(|logit| f64::from(logit).exp()).collect();
         let sum: f64 = weights.iter().sum();
         weights.into_iter().map(|w| w / sum).collect::<Vec<_>>()
     };
@@ -409,18 +344,18 @@ fn sampled_answers_keep_their_distribution() {
         vec![Box::new(DraftModel::new(Fake::new(4, 64, 7).engine(), 20))],
         vec![rule(guess), Box::new(PromptLookup::new())],
     ];
-    let mut engine = Fake::new(4, 64, 9).engine();
+    let mut batcher = batcher(Fake::new(4, 64, 9));
     for drafters in sets {
-        let mut speculator = Speculator::new(drafters, None);
+        batcher.set_speculator(Some(Speculator::new(drafters, None)));
         let mut counts = vec![0f64; 64];
         let mut accepted = 0;
         for seed in 0..N as u64 {
             let sampling = Sampling { seed: Some(seed), ..Sampling::default() };
             let limits = Limits { max_tokens: 3, stop_tokens: vec![] };
             let case = Case { prompt: &prompt, sampling: &sampling, limits, enough: usize::MAX };
-            let tokens = answer(&mut engine, &case, Some(&mut speculator)).tokens;
+            let tokens = answer(&mut batcher, &case).tokens;
             counts[tokens.iter().fold(0, |at, (id, _)| 4 * at + *id as usize)] += 1.0;
-            accepted += speculator.counts().accepted;
+            accepted += batcher.speculator().unwrap().counts().accepted;
         }
         let chi_square: f64 =
             counts.iter().zip(&expected).map(|(n, p)| (n - p * N as f64).powi(2) / (p * N as f64)).sum();
@@ -434,17 +369,16 @@ fn sampled_answers_keep_their_distribution() {
 fn a_drafter_that_fails_is_named_and_ends_nothing() {
     let sampling = greedy();
     let case = long_answer(&sampling);
-    let mut engine = Fake::new(VOCAB, 256, 1).engine();
-    let plain = answer(&mut engine, &case, None);
+    let mut batcher = batcher(Fake::new(VOCAB, 256, 1));
+    let plain = answer(&mut batcher, &case);
     let damaged = Fake { damaged: Some(plain.tokens[1].0), ..Fake::new(VOCAB, 256, 1) };
-    let mut speculator = Speculator::new(vec![Box::new(DraftModel::new(damaged.engine(), 20))], None);
+    batcher.set_speculator(Some(Speculator::new(vec![Box::new(DraftModel::new(damaged.engine(), 20))], None)));
     for _ in 0..2 {
-        let speculated = answer(&mut engine, &case, Some(&mut speculator));
+        let speculated = answer(&mut batcher, &case);
         assert_equal(&plain, &speculated);
+        let speculator = batcher.speculator().unwrap();
         assert!(speculator.failure().unwrap().to_string().contains("not finite"));
     }
-    speculator.begin();
-    assert!(speculator.failure().is_none());
 }
 
 /// A long prompt is caught up with step by step.
@@ -454,14 +388,15 @@ fn a_draft_model_catches_up() {
     let sampling = greedy();
     let limits = Limits { max_tokens: 100, stop_tokens: vec![] };
     let case = Case { prompt: &prompt, sampling: &sampling, limits, enough: usize::MAX };
-    let mut engine = Fake::new(VOCAB, 1000, 1).engine();
-    let plain = answer(&mut engine, &case, None);
-    let mut speculator = Speculator::new(vec![Box::new(DraftModel::new(Fake::new(VOCAB, 1000, 1).engine(), 20))], None);
-    let speculated = answer(&mut engine, &case, Some(&mut speculator));
+    let mut batcher = batcher(Fake::new(VOCAB, 1000, 1));
+    let plain = answer(&mut batcher, &case);
+    let draft =
+        |context| Speculator::new(vec![Box::new(DraftModel::new(Fake::new(VOCAB, context, 1).engine(), 20))], None);
+    let (speculated, counts) = speculating(&mut batcher, &case, draft(1000));
     assert_equal(&plain, &speculated);
-    assert!(speculator.counts().accepted > 70, "{:?}", speculator.counts());
+    assert!(counts.accepted > 70, "{counts:?}");
     // One whose context ends earlier drafts no further.
-    let mut speculator = Speculator::new(vec![Box::new(DraftModel::new(Fake::new(VOCAB, 650, 1).engine(), 20))], None);
-    assert_equal(&plain, &answer(&mut engine, &case, Some(&mut speculator)));
-    assert!((20..60).contains(&speculator.counts().accepted), "{:?}", speculator.counts());
+    let (speculated, counts) = speculating(&mut batcher, &case, draft(650));
+    assert_equal(&plain, &speculated);
+    assert!((20..60).contains(&counts.accepted), "{counts:?}");
 }

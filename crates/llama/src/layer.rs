@@ -99,18 +99,26 @@ pub(crate) struct Pass<'a, B: Backend> {
     pub backend: &'a B,
     pub norm_eps: f32,
     pub batch: &'a Batch<'a>,
+    /// Which named adapter each row asks for; empty where there are none.
+    pub adapters: &'a [Option<u32>],
     pub rotation: Rotation,
 }
 
 impl<'a, B: Backend> Pass<'a, B> {
-    pub fn new(backend: &'a B, config: &Config, inverse_frequencies: &[f32], batch: &'a Batch<'a>) -> Self {
+    pub fn new(
+        backend: &'a B,
+        config: &Config,
+        inverse_frequencies: &[f32],
+        batch: &'a Batch<'a>,
+        adapters: &'a [Option<u32>],
+    ) -> Self {
         let pairing = match config.rope.pairing {
             RopePairing::Interleaved => Pairing::Interleaved,
             RopePairing::Halves => Pairing::Halves,
         };
         let positions: Vec<usize> = batch.positions().collect();
         let rotation = Rotation::new(pairing, inverse_frequencies, &positions);
-        Pass { backend, norm_eps: config.norm_eps, batch, rotation }
+        Pass { backend, norm_eps: config.norm_eps, batch, adapters, rotation }
     }
 
     /// Takes the residual stream in `s.x` through a layer, whose keys and values go to layer `cache_layer` of the cache.
@@ -165,7 +173,8 @@ impl<'a, B: Backend> Pass<'a, B> {
         if tape.adapts() {
             for ((linear, out), name) in products.iter_mut().zip(names) {
                 let seen = if linear.adapters.is_empty() { None } else { tape.seen(*name, x)? };
-                linear.add_adapters(self.backend, seen.as_ref().unwrap_or(x), self.batch.ids.len(), out)?;
+                let (x, n) = (seen.as_ref().unwrap_or(x), self.batch.ids.len());
+                linear.add_adapters(self.backend, x, n, self.adapters, out)?;
             }
         }
         Ok(())

@@ -12,6 +12,8 @@ pub(crate) struct Linear<B: Backend> {
 
 /// A low-rank change of a matrix: LoRA (Hu et al. 2021, arXiv 2106.09685).
 pub(crate) struct LowRank<B: Backend> {
+    /// Sees only the rows that ask for this adapter; without, all.
+    pub adapter: Option<u32>,
     /// `A`, `[rank, in]`.
     pub a: B::Matrix,
     /// `B`, `[out, rank]`.
@@ -25,16 +27,32 @@ impl<B: Backend> Linear<B> {
         Linear { weight, adapters: Vec::new() }
     }
 
-    /// Adds `Σ scale · B (A x)` of `n` rows to `out`.
+    /// Adds `Σ scale · B (A x)` of `n` rows to `out`; `asked` says which adapter each row asks for, if any row does.
     pub fn add_adapters(
         &self,
         backend: &B,
         x: &B::Activations,
         n: usize,
+        asked: &[Option<u32>],
         out: &mut B::Activations,
     ) -> Result<(), puna_backend::Error> {
-        for adapter in &self.adapters {
-            backend.matmul_add(&adapter.inner(backend, x, n)?, &adapter.b, out);
+        for low_rank in &self.adapters {
+            if low_rank.adapter.is_some() && !asked.contains(&low_rank.adapter) {
+                continue;
+            }
+            let mut inner = low_rank.inner(backend, x, n)?;
+            if low_rank.adapter.is_some() && asked.iter().any(|asked| *asked != low_rank.adapter) {
+                // Rows of others are computed too and count nothing: they are few, and thin.
+                let mut values = Vec::new();
+                backend.read(&inner, &mut values);
+                for (row, asked) in values.chunks_exact_mut(low_rank.rank).zip(asked) {
+                    if *asked != low_rank.adapter {
+                        row.fill(0.0);
+                    }
+                }
+                backend.write(&values, &mut inner);
+            }
+            backend.matmul_add(&inner, &low_rank.b, out);
         }
         Ok(())
     }

@@ -21,11 +21,11 @@ pub trait Model: Send {
     /// Weights that one token reads, in bytes: all but the embedding, of which a token reads one row.
     fn bytes_per_token(&self) -> u64;
     /// Computes the batch's tokens, appends their keys and values to the cache, and leaves the logits
-    /// `[batch.outputs.len(), vocab_size]` in `logits`.
+    /// `[batch.outputs.len(), vocab_size]` in `logits`. `adapters` names the adapter of each span, if it has one.
     ///
     /// # Errors
     /// When a token id is not in the vocabulary or the machine gives no more memory for the cache.
-    fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), Error>;
+    fn forward(&mut self, batch: &Batch<'_>, adapters: &[Option<u32>], logits: &mut Vec<f32>) -> Result<(), Error>;
 }
 
 /// The KV cache that a model needs for `n_tokens` tokens.
@@ -84,12 +84,13 @@ impl<B: Backend> Llama<B> {
         })
     }
 
-    /// Puts an adapter on the model, in f32, that counts `weight` times; what several say of a matrix adds up.
+    /// Puts an adapter on the model, in f32, that counts `weight` times; what several say of a matrix adds up. With an
+    /// `id` it is there for those spans alone that name it.
     ///
     /// # Errors
     /// [`Error::Adapter`], and memory.
-    pub fn adapt(&mut self, adapter: Adapter, weight: f32) -> Result<(), Error> {
-        self.weights.adapt(&self.config, adapter, weight, |name, rows, cols, values| {
+    pub fn adapt(&mut self, adapter: Adapter, weight: f32, id: Option<u32>) -> Result<(), Error> {
+        self.weights.adapt(&self.config, adapter, weight, id, |name, rows, cols, values| {
             let values = Arc::new(Values(values));
             self.backend.matrix(MatrixSource::whole(name, Format::F32, rows, cols, values))
         })
@@ -117,13 +118,20 @@ impl<B: Backend> Model for Llama<B> {
         self.bytes_per_token
     }
 
-    fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), Error> {
+    fn forward(&mut self, batch: &Batch<'_>, adapters: &[Option<u32>], logits: &mut Vec<f32>) -> Result<(), Error> {
         let (backend, config, weights, s) = (&self.backend, &self.config, &self.weights, &mut self.state);
         assert!(batch.ids.len() <= self.max_batch, "{} tokens in a batch of {}", batch.ids.len(), self.max_batch);
         if let Some(&id) = batch.ids.iter().find(|id| **id as usize >= config.vocab_size) {
             return Err(Error::Token { id, vocab_size: config.vocab_size });
         }
-        let pass = Pass::new(backend, config, &self.inverse_frequencies, batch);
+        assert_eq!(batch.spans.len(), adapters.len(), "an adapter or none for each span");
+        let asked: Vec<Option<u32>> = batch
+            .spans
+            .iter()
+            .zip(adapters)
+            .flat_map(|(span, adapter)| std::iter::repeat_n(*adapter, span.len))
+            .collect();
+        let pass = Pass::new(backend, config, &self.inverse_frequencies, batch, &asked);
 
         backend.embed(&self.embedding, batch.ids, &mut s.x);
         for (i, layer) in weights.layers.iter().enumerate() {
@@ -138,7 +146,8 @@ impl<B: Backend> Model for Llama<B> {
             backend.rms_norm(&s.block, &weights.output_norm, config.norm_eps, &mut s.normed);
             let mut out = backend.activations(batch.outputs.len(), config.vocab_size)?;
             backend.matmul(&s.normed, &weights.output.weight, &mut out);
-            weights.output.add_adapters(backend, &s.normed, batch.outputs.len(), &mut out)?;
+            let asked: Vec<Option<u32>> = batch.outputs.iter().map(|row| asked[*row]).collect();
+            weights.output.add_adapters(backend, &s.normed, batch.outputs.len(), &asked, &mut out)?;
             backend.read(&out, logits);
         }
         Ok(())

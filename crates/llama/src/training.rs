@@ -168,8 +168,9 @@ impl<B: Gradients> Training<B> {
         let mut dropout = 0.0;
         if let Trained::Adapter(adapter) = trained {
             dropout = adapter.settings.dropout;
-            weights
-                .adapt(&config, adapter, 1.0, |name, rows, cols, values| backend.trainable(name, rows, cols, values))?;
+            weights.adapt(&config, adapter, 1.0, None, |name, rows, cols, values| {
+                backend.trainable(name, rows, cols, values)
+            })?;
         }
         let n = options.max_tokens;
         Ok(Training {
@@ -230,7 +231,7 @@ impl<B: Gradients> Training<B> {
             backend.rms_norm(&s.block, &weights.output_norm, eps, &mut s.normed);
             backend.matmul(&s.normed, &weights.output.weight, &mut logits);
             if adapts {
-                weights.output.add_adapters(backend, &s.normed, n, &mut logits)?;
+                weights.output.add_adapters(backend, &s.normed, n, &[], &mut logits)?;
             }
             let labels = &documents.labels[first..first + n];
             let counted = coefficients.map_or(&uncounted[..n], |coefficients| &coefficients[first..first + n]);
@@ -280,7 +281,7 @@ impl<B: Gradients> Training<B> {
         let batch = Batch { ids, spans: &spans, outputs: &[] };
         // Clones share what is behind them.
         let (backend, config) = (self.backend.clone(), self.config.clone());
-        let pass = Pass::new(&backend, &config, &self.inverse_frequencies, &batch);
+        let pass = Pass::new(&backend, &config, &self.inverse_frequencies, &batch, &[]);
         self.forward(&pass, coefficients.is_some(), adapters)?;
         let back = Back {
             backend: &backend,

@@ -126,7 +126,8 @@ impl<B: Backend> Weights<B> {
         })
     }
 
-    /// Adds an adapter that counts `weight` times, its matrices made by `matrix(name, rows, cols, values)`.
+    /// Adds an adapter that counts `weight` times, for the rows that ask for it if it has an `id`, else for all; its
+    /// matrices are made by `matrix(name, rows, cols, values)`.
     ///
     /// # Errors
     /// [`Error::Adapter`], and those of `matrix`.
@@ -135,6 +136,7 @@ impl<B: Backend> Weights<B> {
         config: &Config,
         adapter: Adapter,
         weight: f32,
+        id: Option<u32>,
         matrix: impl Fn(&str, usize, usize, Vec<f32>) -> Result<B::Matrix, puna_backend::Error>,
     ) -> Result<(), Error> {
         adapter.check(config).map_err(Error::Adapter)?;
@@ -144,7 +146,13 @@ impl<B: Backend> Weights<B> {
             let (rank, scale) = (low_rank.rank, weight * settings.scale(low_rank.rank, low_rank.alpha));
             let a = matrix(&format!("{name}, A of an adapter"), rank, cols, low_rank.a)?;
             let b = matrix(&format!("{name}, B of an adapter"), rows, rank, low_rank.b)?;
-            self.linear_mut(name).ok_or(Error::Missing(name))?.adapters.push(LowRank { a, b, rank, scale });
+            self.linear_mut(name).ok_or(Error::Missing(name))?.adapters.push(LowRank {
+                adapter: id,
+                a,
+                b,
+                rank,
+                scale,
+            });
         }
         Ok(())
     }

@@ -168,7 +168,7 @@ impl ModelArgs {
         let bar = show::byte_bar("loading", bytes);
         let mut model = Llama::load(cpu.clone(), checkpoint, options, &mut |done, _| bar.set_position(done))
             .with_context(|| self.model.display().to_string())?;
-        adapters.into_iter().try_for_each(|(adapter, weight)| model.adapt(adapter, weight))?;
+        adapters.into_iter().try_for_each(|(adapter, weight)| model.adapt(adapter, weight, None))?;
         bar.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();
         let loading = Loading { seconds, bytes, repacked_bytes: cpu.copied() };

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use puna_checkpoint::Config;
 use puna_checkpoint::safetensors::{Declaration, Writer};
 use puna_engine::Engine;
-use puna_engine::sampler::log_probability;
+use puna_engine::sampler::LogProbabilities;
 use puna_format::Format;
 use serde_json::json;
 use std::io::Write;
@@ -108,7 +108,7 @@ fn score_ids(engine: &mut Engine, ids: &[u32], logits_file: Option<&Path>) -> Re
     let mut written = Ok(());
     engine.score(ids, &mut |position, logits| {
         if let Some(next) = ids.get(position + 1) {
-            logprobs.push(log_probability(logits, *next));
+            logprobs.push(LogProbabilities::new(logits).of(*next));
         }
         if let (Some(writer), Ok(())) = (&mut writer, &written) {
             let bytes: Vec<u8> = logits.iter().flat_map(|logit| logit.to_le_bytes()).collect();
@@ -138,7 +138,7 @@ fn score_text(engine: &mut Engine, bos: u32, ids: &[u32]) -> Result<Vec<f32>> {
         let prompt: Vec<u32> = std::iter::once(bos).chain(window.iter().copied()).collect();
         // The last token's logits predict nothing that is counted.
         engine.score(&prompt[..prompt.len() - 1], &mut |position, logits| {
-            logprobs.push(log_probability(logits, prompt[position + 1]));
+            logprobs.push(LogProbabilities::new(logits).of(prompt[position + 1]));
         })?;
         bar.inc(window.len() as u64);
     }

@@ -1,14 +1,20 @@
 //! Where text meets the engine: messages become tokens, tokens become text events.
 //!
-//! Reading order: [`Session::answer`] is the whole path of an answer; [`stop`] watches for stop strings;
-//! [`open`] puts a model's files, tokenizer and engine together.
+//! Reading order: [`Session::answer`] is the whole path of an answer; [`Service`] answers many at once, on a thread of its
+//! own; [`text`] makes text of tokens, and [`stop`] watches it for stop strings; [`open`] puts a model's files, tokenizer and
+//! engine together.
 
 mod open;
+mod service;
 mod session;
+mod text;
+
 mod stop;
 
 pub use open::{check_draft, gguf_vocabulary, load_tokenizer, tokenizer};
-pub use session::{Answer, Event, Options, Session, Timings};
+pub use service::{Pulse, Refusal, Service, ServiceLimits, Sink, Status, Ticket};
+pub use session::{Answer, Event, Options, Session, Timings, random_seed};
+pub use text::AnswerText;
 
 /// What can go wrong in a session. Messages are complete in themselves; none relies on a `source` chain being printed.
 #[derive(Debug, thiserror::Error)]

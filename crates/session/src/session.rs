@@ -1,21 +1,20 @@
 //! One conversation with a model.
 
 use crate::Error;
-use crate::stop::StopStrings;
-use puna_engine::{Drafter, Engine, Finish, Generation, Limits, PromptLookup, Sampler, Sampling, Sequence, Speculator};
+use crate::text::AnswerText;
+use puna_engine::{
+    BatchLimits, Batcher, Drafter, Engine, Limits, PromptLookup, Request, Sampling, Scope, Scored, Speculator,
+};
 use puna_text::Tokenizer;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 /// A model that answers, one conversation at a time; what a prompt shares with the one before is not computed again.
 pub struct Session {
-    engine: Engine,
+    batcher: Batcher,
     tokenizer: Tokenizer,
-    sequence: Sequence,
     /// Tokens that end an answer.
     stop_tokens: Vec<u32>,
-    /// None without drafters.
-    speculator: Option<Speculator>,
 }
 
 /// How to answer.
@@ -116,16 +115,15 @@ fn rate(n: f64, time: Duration) -> f64 {
 impl Session {
     /// A session with an empty conversation. It guesses tokens by prompt lookup where that pays.
     pub fn new(engine: Engine, tokenizer: Tokenizer, stop_tokens: Vec<u32>) -> Session {
-        let mut session = Session { engine, tokenizer, sequence: Sequence::default(), stop_tokens, speculator: None };
+        let batcher = Batcher::new(engine, None, BatchLimits::default());
+        let mut session = Session { batcher, tokenizer, stop_tokens };
         session.set_drafters(vec![Box::new(PromptLookup::new())]);
         session
     }
 
     /// Lets these guess the next tokens, or nobody. Answers take more or less time for it, and are the same.
     pub fn set_drafters(&mut self, drafters: Vec<Box<dyn Drafter>>) {
-        let start = Instant::now();
-        let clock = Box::new(move || start.elapsed().as_secs_f64());
-        self.speculator = (!drafters.is_empty()).then(|| Speculator::new(drafters, Some(clock)));
+        self.batcher.set_speculator((!drafters.is_empty()).then(|| speculator(drafters)));
     }
 
     /// The tokenizer.
@@ -135,17 +133,17 @@ impl Session {
 
     /// The engine.
     pub fn engine(&self) -> &Engine {
-        &self.engine
+        self.batcher.engine()
     }
 
     /// The engine, to be used directly.
     pub fn engine_mut(&mut self) -> &mut Engine {
-        &mut self.engine
+        self.batcher.engine_mut()
     }
 
-    /// Bytes of weights and cache that the model and its drafters have read so far.
-    fn bytes_read(&self) -> u64 {
-        self.engine.bytes_read() + self.speculator.as_ref().map_or(0, Speculator::bytes_read)
+    /// What is needed to answer for others: batcher, tokenizer, the model's own end tokens.
+    pub fn into_parts(self) -> (Batcher, Tokenizer, Vec<u32>) {
+        (self.batcher, self.tokenizer, self.stop_tokens)
     }
 
     /// Answers a prompt of token ids. `on_event` is told of everything as it happens, and ends the answer by
@@ -157,12 +155,18 @@ impl Session {
         on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Answer, Error> {
         let start = Instant::now();
-        let vocab_size = self.engine.model().config().vocab_size;
-        let sampler = Sampler::new(options.sampling.clone(), vocab_size, prompt, random_seed())?;
-        let limits = Limits {
-            max_tokens: options.max_tokens.unwrap_or(usize::MAX),
-            stop_tokens: if options.ignore_end { Vec::new() } else { self.stop_tokens.clone() },
-        };
+        let stop_tokens = if options.ignore_end { Vec::new() } else { self.stop_tokens.clone() };
+        let id = self.batcher.submit(Request {
+            prompt: prompt.to_vec(),
+            sampling: options.sampling.clone(),
+            seed: random_seed(),
+            limits: Limits { max_tokens: options.max_tokens.unwrap_or(usize::MAX), stop_tokens: stop_tokens.clone() },
+            scope: Scope([0; 32]),
+            adapter: None,
+            top: 0,
+            prompt_scores: None,
+            speculate: true,
+        })?;
         let mut answer = Answer {
             ids: Vec::new(),
             logprobs: Vec::new(),
@@ -173,77 +177,102 @@ impl Session {
             timings: Timings::default(),
             draft_error: None,
         };
-        let timings = &mut answer.timings;
-        let logits = self.engine.prefill(&mut self.sequence, prompt, &mut |done, total| {
-            timings.prefill_tokens = done;
-            on_event(Event::Prefill { done, total }).is_continue()
-        })?;
-        timings.prefill = start.elapsed();
-        let Some(logits) = logits else { return Ok(answer) };
-        let mut generation = Generation::new(sampler, limits, logits);
-        if let Some(speculator) = &mut self.speculator {
-            speculator.begin();
-        }
-        let mut decoder = self.tokenizer.decoder().show_specials(options.ignore_end);
-        let mut stops = StopStrings::new(&options.stop);
-        let (decode_start, read_before) = (Instant::now(), self.bytes_read());
-        let mut ended = false;
-        while let Some(token) = generation.take() {
-            answer.ids.push(token.id);
-            answer.logprobs.push(token.logprob);
-            if !matches!(generation.finish(), Some(Finish::Stop(_))) {
-                let (text, stopped) = stops.push(&decoder.push(token.id));
+        let mut text = AnswerText::new(&self.tokenizer, &options.stop, stop_tokens, options.ignore_end);
+        let (mut decode_start, mut read_before) = (None, 0);
+        let mut end = None;
+        while end.is_none() {
+            answer.timings.decode_passes += usize::from(decode_start.is_some());
+            self.batcher.step(&mut |_, event| {
+                // What comes of the same step behind the end is no part of the answer.
+                if end.is_some() {
+                    return;
+                }
+                let (text, more) = match event {
+                    puna_engine::Event::Prefill { done, total, .. } => {
+                        answer.timings.prefill_tokens = done;
+                        if on_event(Event::Prefill { done, total }).is_break() && done < total {
+                            end = Some(End::Cancelled);
+                        }
+                        return;
+                    }
+                    puna_engine::Event::Token(Scored { token, .. }) => {
+                        if decode_start.is_none() {
+                            answer.timings.prefill = start.elapsed();
+                            decode_start = Some(Instant::now());
+                        }
+                        answer.ids.push(token.id);
+                        answer.logprobs.push(token.logprob);
+                        let (piece, stopped) = text.push(token.id);
+                        if stopped {
+                            end = Some(End::StopString);
+                        }
+                        // An end token is no text, not even an empty one.
+                        (piece, text.stop_token().is_none())
+                    }
+                    puna_engine::Event::Finished(_) => {
+                        let rest = text.finish();
+                        end = Some(End::Finished);
+                        let more = !rest.is_empty();
+                        (rest, more)
+                    }
+                    puna_engine::Event::Failed(error) => {
+                        end = Some(End::Failed(error));
+                        return;
+                    }
+                    puna_engine::Event::PromptScore { .. } => return,
+                };
                 answer.text += &text;
-                let cancelled = on_event(Event::Text(&text)).is_break();
-                if stopped || cancelled {
-                    answer.finish_reason = if stopped { "stop" } else { "cancelled" };
-                    ended = true;
-                    break;
+                if more && on_event(Event::Text(&text)).is_break() && end.is_none() {
+                    end = Some(End::Cancelled);
                 }
-            }
-            match &mut self.speculator {
-                Some(speculator) => {
-                    generation.speculate(&mut self.engine, &mut self.sequence, token, speculator)?;
-                }
-                None => generation.advance(&mut self.engine, &mut self.sequence, token)?,
+            });
+            if decode_start.is_some() && read_before == 0 {
+                read_before = self.batcher.bytes_read();
             }
         }
-        // What was computed ahead of an answer that ended early is no part of the conversation.
-        generation.abandon(&mut self.engine, &mut self.sequence);
-        if !ended {
-            let (mut text, stopped) = stops.push(&decoder.finish());
-            if !stopped {
-                text += &stops.finish();
+        self.batcher.cancel(id);
+        answer.finish_reason = match end {
+            Some(End::Failed(error)) => return Err(error.into()),
+            Some(End::Cancelled) | None => "cancelled",
+            Some(End::StopString) => "stop",
+            Some(End::Finished) if text.stop_token().is_some() || text.stopped() => "stop",
+            Some(End::Finished) => "length",
+        };
+        answer.stop_token = text.stop_token();
+        let timings = &mut answer.timings;
+        timings.decode_tokens = answer.ids.len().saturating_sub(1);
+        match decode_start {
+            Some(decode_start) => {
+                timings.decode = decode_start.elapsed();
+                timings.decode_bytes = self.batcher.bytes_read() - read_before;
             }
-            answer.text += &text;
-            if !text.is_empty() {
-                // The answer is complete; there is nothing left to break off.
-                let _ = on_event(Event::Text(&text));
-            }
-            answer.finish_reason = match generation.finish() {
-                Some(Finish::Stop(id)) => {
-                    answer.stop_token = Some(id);
-                    "stop"
-                }
-                _ if stopped => "stop",
-                _ => "length",
-            };
+            None => timings.prefill = start.elapsed(),
         }
-        answer.timings.decode_tokens = answer.ids.len().saturating_sub(1);
-        answer.timings.decode_passes = generation.n_passes();
-        answer.timings.decode = decode_start.elapsed();
-        answer.timings.decode_bytes = self.bytes_read() - read_before;
-        if let Some(speculator) = &self.speculator {
+        if let Some(speculator) = self.batcher.speculator() {
             let counts = speculator.counts();
-            (answer.timings.drafted, answer.timings.accepted) = (counts.drafted, counts.accepted);
+            (timings.drafted, timings.accepted) = (counts.drafted, counts.accepted);
             answer.draft_error = speculator.failure().map(ToString::to_string);
         }
         Ok(answer)
     }
 }
 
+/// How an answer ended.
+enum End {
+    Finished,
+    StopString,
+    Cancelled,
+    Failed(puna_engine::Error),
+}
+
+/// A speculator that measures with this machine's clock.
+pub(crate) fn speculator(drafters: Vec<Box<dyn Drafter>>) -> Speculator {
+    let start = Instant::now();
+    Speculator::new(drafters, Some(Box::new(move || start.elapsed().as_secs_f64())))
+}
+
 /// A seed for an answer whose sampling names none.
-fn random_seed() -> u64 {
+pub fn random_seed() -> u64 {
     // The standard library's hasher keys are random and need no further dependency.
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()

@@ -76,7 +76,12 @@ impl Model for Parrot {
     fn bytes_per_token(&self) -> u64 {
         1
     }
-    fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), puna_llama::Error> {
+    fn forward(
+        &mut self,
+        batch: &Batch<'_>,
+        _: &[Option<u32>],
+        logits: &mut Vec<f32>,
+    ) -> Result<(), puna_llama::Error> {
         self.n_rows.lock().unwrap().push(batch.ids.len());
         for (row, position, page, slot) in batch.slots() {
             assert!(position < self.config.context_length, "row {row}");
@@ -136,7 +141,8 @@ fn assert_equal(plain: &(Answer, Vec<String>), found: &(Answer, Vec<String>)) {
     let bits = |answer: &Answer| answer.logprobs.iter().map(|p| p.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(plain), bits(found));
     assert_eq!((plain.finish_reason, plain.stop_token), (found.finish_reason, found.stop_token));
-    assert_eq!(plain.timings.prefill_tokens, found.timings.prefill_tokens, "what was in the cache already");
+    // Of an answer that was broken off there may be a token more in the cache than was handed out.
+    assert!(found.timings.prefill_tokens <= plain.timings.prefill_tokens, "what was in the cache already");
     assert_eq!(plain.timings.decode_tokens, found.timings.decode_tokens);
 }
 

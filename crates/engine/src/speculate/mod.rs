@@ -1,6 +1,6 @@
 //! Speculation: guessing the next tokens cheaply, so that one forward pass of the model may yield several.
 //!
-//! [`Generation`](crate::Generation) runs the upcoming token and the guesses behind it in one forward pass, then picks
+//! [`Batcher`](crate::Batcher) runs the upcoming token and the guesses behind it in one forward pass, then picks
 //! token after token from the logits as it would without guesses. A guess that is what was picked spares a forward
 //! pass; the first that is not, and all behind it, are forgotten. Nothing else depends on them: logits do not depend on
 //! the batch, picks are made in the same order with the same random numbers, so every answer, sampled ones too, is

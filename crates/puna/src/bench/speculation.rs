@@ -11,7 +11,8 @@ use crate::show;
 use crate::speculate::draft_context;
 use anyhow::{Result, bail, ensure};
 use puna_engine::{
-    DraftModel, Drafted, Drafter, Engine, Generation, Limits, PromptLookup, Sampler, Sampling, Sequence, Speculator,
+    BatchLimits, Batcher, DraftModel, Drafted, Drafter, Engine, Event, Limits, PromptLookup, Request, Sampling, Scope,
+    Scored, Speculator,
 };
 use puna_llama::{Batch, Config, KvShape, Model};
 use serde_json::json;
@@ -45,8 +46,13 @@ impl Model for Reciting {
         self.model.bytes_per_token()
     }
 
-    fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), puna_llama::Error> {
-        self.model.forward(batch, logits)?;
+    fn forward(
+        &mut self,
+        batch: &Batch<'_>,
+        adapters: &[Option<u32>],
+        logits: &mut Vec<f32>,
+    ) -> Result<(), puna_llama::Error> {
+        self.model.forward(batch, adapters, logits)?;
         let positions: Vec<usize> = batch.positions().collect();
         let rows = logits.chunks_exact_mut(self.model.config().vocab_size);
         for (row, logits) in batch.outputs.iter().zip(rows) {
@@ -74,31 +80,31 @@ fn altered(text: &[u32], start: usize, kept: f64, vocab_size: u32) -> Vec<u32> {
 }
 
 /// One answer: seconds for all its tokens but the first, which the prefill brought, and the bits of their probabilities.
-fn answer(
-    engine: &mut Engine,
-    sequence: &mut Sequence,
-    prompt: &[u32],
-    n_tokens: usize,
-    mut speculator: Option<&mut Speculator>,
-) -> Result<(f64, Vec<u32>)> {
-    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    let sampler = Sampler::new(sampling, engine.model().config().vocab_size, prompt, 0)?;
-    let limits = Limits { max_tokens: n_tokens + 1, stop_tokens: Vec::new() };
-    let logits = engine.prefill(sequence, prompt, &mut |_, _| true)?.unwrap_or_default();
-    let mut generation = Generation::new(sampler, limits, logits);
-    let mut bits = Vec::with_capacity(n_tokens + 1);
-    let start = Instant::now();
-    if let Some(speculator) = &mut speculator {
-        speculator.begin();
-    }
-    while let Some(token) = generation.take() {
-        bits.push(token.logprob.to_bits());
-        match &mut speculator {
-            Some(speculator) => generation.speculate(engine, sequence, token, speculator)?,
-            None => generation.advance(engine, sequence, token)?,
+fn answer(batcher: &mut Batcher, prompt: &[u32], n_tokens: usize, speculate: bool) -> Result<(f64, Vec<u32>)> {
+    batcher.submit(Request {
+        prompt: prompt.to_vec(),
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        seed: 0,
+        limits: Limits { max_tokens: n_tokens + 1, stop_tokens: Vec::new() },
+        scope: Scope([0; 32]),
+        adapter: None,
+        top: 0,
+        prompt_scores: None,
+        speculate,
+    })?;
+    let (mut bits, mut start, mut failed) = (Vec::with_capacity(n_tokens + 1), None, None);
+    while batcher.step(&mut |_, event| match event {
+        Event::Token(Scored { token, .. }) => {
+            bits.push(token.logprob.to_bits());
+            start.get_or_insert_with(Instant::now);
         }
+        Event::Failed(error) => failed = Some(error),
+        _ => {}
+    }) {}
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok((start.map_or(0.0, |start| start.elapsed().as_secs_f64()), bits)),
     }
-    Ok((start.elapsed().as_secs_f64(), bits))
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -144,21 +150,22 @@ pub fn run(args: &Args) -> Result<()> {
         }
     };
     let prompt = text[..n_prompt].to_vec();
-    let mut engine = Engine::new(Box::new(Reciting { model, text }), context);
+    let engine = Engine::new(Box::new(Reciting { model, text }), context);
     let start = Instant::now();
     let clock = Box::new(move || start.elapsed().as_secs_f64());
-    let mut speculator = Speculator::new(vec![drafter], Some(clock));
+    let speculator = Speculator::new(vec![drafter], Some(clock));
+    let mut batcher = Batcher::new(engine, Some(speculator), BatchLimits::default());
 
     let n_repeats = usize::from(args.repeats);
     let bar = show::token_bar("measuring", (n_prompt + 2 * (n_repeats + 1) * tokens) as u64);
-    let mut sequence = Sequence::default();
     let (mut plain, mut guessed, mut ratios, mut counts) = (Vec::new(), Vec::new(), Vec::new(), Drafted::default());
     for repeat in 0..=n_repeats {
-        let (plain_seconds, expected) = answer(&mut engine, &mut sequence, &prompt, tokens, None)?;
+        let (plain_seconds, expected) = answer(&mut batcher, &prompt, tokens, false)?;
         bar.inc(tokens as u64);
-        let (seconds, found) = answer(&mut engine, &mut sequence, &prompt, tokens, Some(&mut speculator))?;
+        let (seconds, found) = answer(&mut batcher, &prompt, tokens, true)?;
         bar.inc(tokens as u64);
         ensure!(expected == found, "guesses changed the answer's probabilities: the back-end depends on its batch");
+        let speculator = batcher.speculator().expect("the batcher has one");
         if let Some(error) = speculator.failure() {
             bail!("draft model: {error}");
         }
@@ -178,7 +185,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.json {
         let object = json!({
             "model": args.model.model.display().to_string(),
-            "machine": engine.model().describe(),
+            "machine": batcher.engine().model().describe(),
             "depth": depth,
             "repeats": n_repeats,
             "loading": loading_json(&loading),
@@ -197,7 +204,7 @@ pub fn run(args: &Args) -> Result<()> {
         writeln!(out, "{object}")?;
         return Ok(());
     }
-    writeln!(out, "{} · {}", args.model.model.display(), engine.model().describe())?;
+    writeln!(out, "{} · {}", args.model.model.display(), batcher.engine().model().describe())?;
     writeln!(out, "{}", loading_line(&loading))?;
     writeln!(out, "plain    {tokens} tokens that repeat a prompt of {prompt_tokens}: {plain}")?;
     let accepted = acceptance_rate.map_or("none was tried".into(), |rate| format!("{:.0} % accepted", 100.0 * rate));
