@@ -126,7 +126,7 @@ fn logits_are_those_of_peft() {
     for (base, form) in [(&hf, "hf"), (&gguf, "merged.gguf"), (&bard("meta"), "meta")] {
         for (adapter, of) in [(&of_peft, "PEFT"), (&of_gguf, "GGUF")] {
             let mut model = loaded(base);
-            model.adapt(adapter.clone(), 1.0).unwrap();
+            model.adapt(adapter.clone(), 1.0, None).unwrap();
             let error = error_of(model, &ids, &expected);
             println!("{form}, adapter in {of}: relative error {error:.2e}");
             assert!(error < 1e-5, "{form}, adapter in {of}: {error:e}");

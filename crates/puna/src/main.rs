@@ -14,6 +14,7 @@ mod run;
 mod sampling;
 mod sandbox;
 mod score;
+mod serve;
 mod show;
 mod speculate;
 mod synth;
@@ -36,6 +37,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Run(run::Args),
+    Serve(serve::Args),
     Score(score::Args),
     Tokenize(tokenize::Args),
     Tokenizer(tokenizer::Args),
@@ -55,6 +57,7 @@ const BAD_INPUT: u8 = 2;
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(args) => run::run(args),
+        Verb::Serve(args) => serve::run(args),
         Verb::Score(args) => score::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Tokenizer(args) => tokenizer::run(args),

@@ -18,6 +18,9 @@ use std::time::Instant;
 /// Tokens of one forward pass: enough that each weight's unpacking is paid by many.
 pub const MAX_BATCH: usize = 512;
 
+/// Whole contexts for which a server's cache has room at most, where nothing else is asked for.
+const MANY: usize = 16;
+
 /// Memory that is left to activations, the program and the system.
 const HEADROOM: u64 = 2 << 30;
 
@@ -156,19 +159,69 @@ impl ModelArgs {
     /// The same, before there is an engine.
     pub fn load(&self, machine: &mut Machine, checkpoint: &Checkpoint, wanted: Wanted) -> Result<Loaded> {
         let context = self.context(machine, &checkpoint.config, wanted)?;
+        self.load_with(machine, checkpoint, context, context, &[])
+    }
+
+    /// The same to answer many at once, with a cache of `cache_tokens` for all of them, or what fits half of the memory; and
+    /// with adapters that requests may name.
+    pub fn load_for_many(
+        &self,
+        machine: &mut Machine,
+        checkpoint: &Checkpoint,
+        cache_tokens: Option<usize>,
+        named: &[Given],
+    ) -> Result<Loaded> {
+        let config = &checkpoint.config;
+        let context = self.context(machine, config, Wanted::AtMost(config.context_length))?;
+        let bytes_at = |tokens| kv_shape(config, self.kv.into(), tokens).bytes_at(tokens);
+        let available = machine.available();
+        let cache_tokens = match cache_tokens {
+            Some(tokens) if tokens < context => {
+                bail!("--cache-tokens: expected at least {context}, the context, found {tokens}")
+            }
+            Some(tokens) => {
+                let needed = bytes_at(tokens);
+                if let Some(available) = available.filter(|available| needed > *available) {
+                    bail!(
+                        "--cache-tokens: {tokens} tokens need {} for keys and values: expected at most {}, the available \
+                         memory",
+                        show::bytes(needed),
+                        show::bytes(available)
+                    );
+                }
+                tokens
+            }
+            None => {
+                let fits = |tokens: &usize| available.is_none_or(|available| bytes_at(*tokens) <= available / 2);
+                (1..=MANY).rev().map(|n| n * context).find(fits).unwrap_or(context)
+            }
+        };
+        self.load_with(machine, checkpoint, context, cache_tokens, named)
+    }
+
+    fn load_with(
+        &self,
+        machine: &mut Machine,
+        checkpoint: &Checkpoint,
+        context: usize,
+        cache_tokens: usize,
+        named: &[Given],
+    ) -> Result<Loaded> {
         let base = Base::new(&self.model, checkpoint);
-        let adapters = self.adapters.iter().map(|given| base.load(given)).collect::<Result<Vec<_>>>()?;
-        let options = LoadOptions { kv_format: self.kv.into(), cache_tokens: context, max_batch: MAX_BATCH };
+        let adapters = self.adapters.iter().map(|given| Ok((base.load(given)?, None)));
+        let named = named.iter().zip(0..).map(|(given, id)| Ok((base.load(given)?, Some(id))));
+        let adapters = adapters.chain(named).collect::<Result<Vec<_>>>()?;
+        let options = LoadOptions { kv_format: self.kv.into(), cache_tokens, max_batch: MAX_BATCH };
         // Block formats are copied to an order that is faster to read, as far as there is room beside the keys and values of
         // all models; of a larger model the first layers are held in memory, and the rest comes from the file each time.
-        machine.promise(kv_shape(&checkpoint.config, self.kv.into(), context).bytes_at(context));
+        machine.promise(kv_shape(&checkpoint.config, self.kv.into(), cache_tokens).bytes_at(cache_tokens));
         let room = machine.available().map_or(u64::MAX, |available| available.saturating_sub(HEADROOM));
         let cpu = machine.cpu().clone().with_budget(room);
         let (start, bytes) = (Instant::now(), checkpoint.tensor_bytes());
         let bar = show::byte_bar("loading", bytes);
         let mut model = Llama::load(cpu.clone(), checkpoint, options, &mut |done, _| bar.set_position(done))
             .with_context(|| self.model.display().to_string())?;
-        adapters.into_iter().try_for_each(|(adapter, weight)| model.adapt(adapter, weight, None))?;
+        adapters.into_iter().try_for_each(|((adapter, weight), id)| model.adapt(adapter, weight, id))?;
         bar.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();
         let loading = Loading { seconds, bytes, repacked_bytes: cpu.copied() };

@@ -61,19 +61,33 @@ fn parse_bias(text: &str) -> Result<(u32, f32), String> {
     parsed.ok_or_else(|| format!("expected ID=BIAS, e.g. 128009=-1.5, found {text}"))
 }
 
+/// How a model is sampled where nobody says otherwise: as its publisher recommends.
+pub fn recommended(checkpoint: &Checkpoint) -> Sampling {
+    let recommended = &checkpoint.generation;
+    // A publisher who says not to sample means greedy.
+    let temperature = if recommended.do_sample == Some(false) { Some(0.0) } else { recommended.temperature };
+    Sampling {
+        temperature: temperature.unwrap_or(TEMPERATURE),
+        top_p: recommended.top_p.unwrap_or(TOP_P),
+        top_k: recommended.top_k.map_or(0, |k| k as usize),
+        min_p: recommended.min_p.unwrap_or(0.0),
+        typical: recommended.typical_p.unwrap_or(1.0),
+        repetition_penalty: recommended.repetition_penalty.unwrap_or(1.0),
+        ..Sampling::default()
+    }
+}
+
 impl SamplingArgs {
     /// The options of an answer, where nothing is said as the publisher recommends.
     pub fn options(&self, checkpoint: &Checkpoint) -> Result<Options> {
-        let recommended = &checkpoint.generation;
-        // A publisher who says not to sample means greedy.
-        let temperature = if recommended.do_sample == Some(false) { Some(0.0) } else { recommended.temperature };
+        let recommended = recommended(checkpoint);
         let sampling = Sampling {
-            temperature: self.temperature.or(temperature).unwrap_or(TEMPERATURE),
-            top_p: self.top_p.or(recommended.top_p).unwrap_or(TOP_P),
-            top_k: self.top_k.or(recommended.top_k.map(|k| k as usize)).unwrap_or(0),
-            min_p: self.min_p.or(recommended.min_p).unwrap_or(0.0),
-            typical: self.typical.or(recommended.typical_p).unwrap_or(1.0),
-            repetition_penalty: self.repetition_penalty.or(recommended.repetition_penalty).unwrap_or(1.0),
+            temperature: self.temperature.unwrap_or(recommended.temperature),
+            top_p: self.top_p.unwrap_or(recommended.top_p),
+            top_k: self.top_k.unwrap_or(recommended.top_k),
+            min_p: self.min_p.unwrap_or(recommended.min_p),
+            typical: self.typical.unwrap_or(recommended.typical),
+            repetition_penalty: self.repetition_penalty.unwrap_or(recommended.repetition_penalty),
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
             logit_bias: self.logit_bias.clone(),

@@ -13,7 +13,7 @@ mod stop;
 
 pub use open::{check_draft, gguf_vocabulary, load_tokenizer, tokenizer};
 pub use service::{Pulse, Refusal, Service, ServiceLimits, Sink, Status, Ticket};
-pub use session::{Answer, Event, Options, Session, Timings, random_seed};
+pub use session::{Answer, Event, Options, Session, Timings, random_seed, speculator};
 pub use text::AnswerText;
 
 /// What can go wrong in a session. Messages are complete in themselves; none relies on a `source` chain being printed.

@@ -266,7 +266,7 @@ enum End {
 }
 
 /// A speculator that measures with this machine's clock.
-pub(crate) fn speculator(drafters: Vec<Box<dyn Drafter>>) -> Speculator {
+pub fn speculator(drafters: Vec<Box<dyn Drafter>>) -> Speculator {
     let start = Instant::now();
     Speculator::new(drafters, Some(Box::new(move || start.elapsed().as_secs_f64())))
 }

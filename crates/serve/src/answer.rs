@@ -1,0 +1,203 @@
+//! From a prompt to the pieces of its answer: the one way from every API to the engine.
+
+use crate::app::App;
+use crate::error::ApiError;
+use axum::http::StatusCode;
+use puna_engine::{Event, Finish, Limits, PromptScores, Request, Sampling, Scope, Scored};
+use puna_session::{AnswerText, Ticket, random_seed};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc;
+
+/// Events that may wait for a reader; who is slower loses the rest of the answer.
+const BUFFER: usize = 1024;
+
+/// A prompt, and how it is to be answered.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Token ids.
+    pub prompt: Vec<u32>,
+    /// How to sample.
+    pub sampling: Sampling,
+    /// Tokens at most; none for as many as the context has room for.
+    pub max_tokens: Option<usize>,
+    /// Texts before which the answer ends.
+    pub stop: Vec<String>,
+    /// Further tokens that end the answer.
+    pub stop_tokens: Vec<u32>,
+    /// Goes on after the model's own end tokens.
+    pub ignore_end: bool,
+    /// Special tokens are part of the text.
+    pub show_specials: bool,
+    /// Whose request it is.
+    pub scope: Scope,
+    /// Which adapter sees it.
+    pub adapter: Option<u32>,
+    /// Most probable tokens that are named with each.
+    pub top: usize,
+    /// Whether the prompt is scored.
+    pub prompt_scores: Option<PromptScores>,
+}
+
+/// A piece of an answer.
+#[derive(Debug)]
+pub enum Piece {
+    /// So many tokens of the prompt were in the cache; the prompt is being computed.
+    Begun {
+        /// Tokens from the cache.
+        cached: usize,
+    },
+    /// The score of the prompt's token at a position.
+    PromptScore(usize, Scored),
+    /// A token, and what it adds to the text.
+    Token(String, Scored),
+    /// The end, and what was held back of the text.
+    End(String, End),
+}
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Why.
+    pub reason: Reason,
+    /// The token that ended it.
+    pub stop_token: Option<u32>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// By one of the model's end tokens, or the request's.
+    EndToken,
+    /// Before one of the request's texts.
+    StopText,
+    /// By the limit of tokens, or of the context.
+    Length,
+}
+
+impl Reason {
+    /// OpenAI's word.
+    pub fn openai(self) -> &'static str {
+        match self {
+            Reason::EndToken | Reason::StopText => "stop",
+            Reason::Length => "length",
+        }
+    }
+}
+
+/// Answers that are being made: `(which ask, piece)`. Dropped, it ends them all.
+pub type Pieces = mpsc::Receiver<(usize, Result<Piece, ApiError>)>;
+
+/// Begins to answer several prompts.
+///
+/// # Errors
+/// When one of them can't be answered, or not now; then none is.
+pub fn start(app: &Arc<App>, asks: Vec<Ask>) -> Result<Pieces, ApiError> {
+    let answers = asks.into_iter().map(|ask| Answering::submit(app, ask)).collect::<Result<Vec<_>, _>>()?;
+    let (send, receive) = mpsc::channel(BUFFER);
+    for (idx, answering) in answers.into_iter().enumerate() {
+        let (app, send) = (app.clone(), send.clone());
+        tokio::spawn(async move { answering.forward(&app, idx, &send).await });
+    }
+    Ok(receive)
+}
+
+/// One answer that is being made.
+struct Answering {
+    events: mpsc::Receiver<Event>,
+    _ticket: Ticket,
+    stop: Vec<String>,
+    stop_tokens: Vec<u32>,
+    show_specials: bool,
+    start: Instant,
+}
+
+impl Answering {
+    fn submit(app: &App, ask: Ask) -> Result<Answering, ApiError> {
+        let mut stop_tokens = ask.stop_tokens;
+        if !ask.ignore_end {
+            stop_tokens.extend(&app.model.stop_tokens);
+        }
+        // All scores of a prompt may come before the reader is let run.
+        let buffer = BUFFER + if ask.prompt_scores.is_some() { ask.prompt.len() } else { 0 };
+        let (send, events) = mpsc::channel(buffer);
+        let request = Request {
+            prompt: ask.prompt,
+            sampling: ask.sampling,
+            seed: random_seed(),
+            limits: Limits { max_tokens: ask.max_tokens.unwrap_or(usize::MAX), stop_tokens: stop_tokens.clone() },
+            scope: ask.scope,
+            adapter: ask.adapter,
+            top: ask.top,
+            prompt_scores: ask.prompt_scores,
+            speculate: true,
+        };
+        let ticket = app.model.service.submit(request, Box::new(move |event| send.try_send(event).is_ok()))?;
+        Ok(Answering {
+            events,
+            _ticket: ticket,
+            stop: ask.stop,
+            stop_tokens,
+            show_specials: ask.show_specials,
+            start: Instant::now(),
+        })
+    }
+
+    /// Makes pieces of the events until the end, or until nobody listens.
+    async fn forward(mut self, app: &App, idx: usize, send: &mpsc::Sender<(usize, Result<Piece, ApiError>)>) {
+        let mut text = AnswerText::new(&app.model.tokenizer, &self.stop, self.stop_tokens.clone(), self.show_specials);
+        let mut last = None;
+        loop {
+            let event = tokio::select! {
+                event = self.events.recv() => event,
+                () = send.closed() => return,
+            };
+            let piece = match event {
+                Some(Event::Prefill { cached, done, total }) if done == total => Ok(Piece::Begun { cached }),
+                Some(Event::Prefill { .. }) => continue,
+                Some(Event::PromptScore { position, score }) => Ok(Piece::PromptScore(position, score)),
+                Some(Event::Token(scored)) => {
+                    let now = Instant::now();
+                    match last.replace(now) {
+                        None => app.metrics.first_token.observe((now - self.start).as_secs_f64()),
+                        Some(before) => app.metrics.next_token.observe((now - before).as_secs_f64()),
+                    }
+                    let (piece, stopped) = text.push(scored.token.id);
+                    if stopped {
+                        let end = End { reason: Reason::StopText, stop_token: None };
+                        let token = send.send((idx, Ok(Piece::Token(piece, scored)))).await;
+                        if token.is_ok() {
+                            // Nobody listens: then nobody needs the end.
+                            let _ = send.send((idx, Ok(Piece::End(String::new(), end)))).await;
+                        }
+                        return;
+                    }
+                    Ok(Piece::Token(piece, scored))
+                }
+                Some(Event::Finished(finish)) => {
+                    let rest = text.finish();
+                    let reason = match finish {
+                        Finish::Stop(_) => Reason::EndToken,
+                        _ if text.stopped() => Reason::StopText,
+                        Finish::Length | Finish::Context => Reason::Length,
+                    };
+                    Ok(Piece::End(rest, End { reason, stop_token: text.stop_token() }))
+                }
+                Some(Event::Failed(error)) => Err(error.into()),
+                // The engine's side was dropped: the engine died, or this reader was too slow for it.
+                None => Err(ApiError::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "stream_dropped",
+                    "the answer was broken off: its reader was too slow, or the engine has stopped",
+                )),
+            };
+            let ends = matches!(piece, Ok(Piece::End(..)) | Err(_));
+            if ends {
+                app.metrics.whole.observe(self.start.elapsed().as_secs_f64());
+            }
+            if send.send((idx, piece)).await.is_err() || ends {
+                return;
+            }
+        }
+    }
+}

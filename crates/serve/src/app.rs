@@ -1,0 +1,129 @@
+//! What the routes answer with: one model, its service, and how it is talked to.
+
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+use axum::http::StatusCode;
+use puna_engine::{Sampling, Scope};
+use puna_session::Service;
+use puna_text::Tokenizer;
+use puna_text::chat::{Conversation, Prompt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Writes conversations for the model.
+pub trait ChatFormat: Send + Sync {
+    /// The conversation as the model is to see it.
+    ///
+    /// # Errors
+    /// What the format can't express, for people.
+    fn write(&self, conversation: &Conversation) -> Result<Prompt, String>;
+    /// Its name, or the template itself.
+    fn describe(&self) -> String;
+}
+
+/// A model to be served.
+pub struct Model {
+    /// What clients call it.
+    pub name: String,
+    /// What clients call its adapters, in the order of their ids.
+    pub adapters: Vec<String>,
+    /// Its engine.
+    pub service: Service,
+    /// Its vocabulary.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Tokens that end its answers.
+    pub stop_tokens: Vec<u32>,
+    /// How conversations are written for it.
+    pub format: Box<dyn ChatFormat>,
+    /// How it is sampled where a request does not say.
+    pub sampling: Sampling,
+    /// Of which kind it is: format and size, for people.
+    pub about: About,
+}
+
+/// What there is to say of a model.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// Number of parameters.
+    pub n_parameters: u64,
+    /// Bytes of the weights.
+    pub n_bytes: u64,
+    /// Name of the weights' format.
+    pub format: String,
+    /// What the licence wants to be shown, if anything.
+    pub notice: Option<String>,
+}
+
+/// All that the routes share.
+pub struct App {
+    /// The model.
+    pub model: Model,
+    /// What is measured.
+    pub metrics: Metrics,
+    /// When the server started, in seconds of Unix time.
+    pub started: u64,
+    /// Whether the server is to end.
+    draining: AtomicBool,
+}
+
+impl App {
+    /// Begins to serve a model.
+    pub fn new(model: Model) -> App {
+        App { model, metrics: Metrics::default(), started: now(), draining: AtomicBool::new(false) }
+    }
+
+    /// From now on no new requests are taken.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether no new requests are taken.
+    pub fn drains(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// The adapter that a request's `model` means, if it means one.
+    ///
+    /// # Errors
+    /// When nothing of that name is served.
+    pub fn adapter(&self, model: Option<&str>) -> Result<Option<u32>, ApiError> {
+        match model {
+            None => Ok(None),
+            Some(name) if name == self.model.name => Ok(None),
+            Some(name) => match self.model.adapters.iter().position(|adapter| adapter == name) {
+                Some(idx) => Ok(Some(idx as u32)),
+                None => {
+                    let names: Vec<&str> = self.names().collect();
+                    let message = format!("model: expected {}, found {name:?}", names.join(" or "));
+                    Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message))
+                }
+            },
+        }
+    }
+
+    /// The name of the model with an adapter or without.
+    pub fn name(&self, adapter: Option<u32>) -> &str {
+        adapter.map_or(&self.model.name, |idx| &self.model.adapters[idx as usize])
+    }
+
+    /// What a request's `model` may be.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.model.name).chain(&self.model.adapters).map(String::as_str)
+    }
+}
+
+/// Whose requests these are, as far as the engine is concerned.
+pub fn scope_of_nobody() -> Scope {
+    Scope([0; 32])
+}
+
+/// Seconds of Unix time.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A name that no other object has.
+pub fn new_id(prefix: &str) -> String {
+    format!("{prefix}{:016x}{:016x}", puna_session::random_seed(), puna_session::random_seed())
+}

@@ -1,0 +1,174 @@
+//! A conversation to an ask, and an answer's pieces to messages and tool calls: what the chat APIs have in common.
+
+use crate::answer::{Ask, End, Piece, Pieces, Reason};
+use crate::app::{App, new_id};
+use crate::error::ApiError;
+use axum::http::StatusCode;
+use puna_engine::Scored;
+use puna_text::chat::{Conversation, Role, ToolCall, parse_tool_calls};
+use std::sync::Arc;
+
+/// The prompt of a conversation. A last message of the assistant is gone on with, unless `continues` says that it is not.
+///
+/// # Errors
+/// What the chat format can't express.
+pub async fn prompt(
+    app: &Arc<App>,
+    mut conversation: Conversation,
+    continues: Option<bool>,
+) -> Result<Vec<u32>, ApiError> {
+    let last =
+        conversation.messages.last().is_some_and(|last| last.role == Role::Assistant && last.tool_calls.is_empty());
+    if continues == Some(true) && !last {
+        let message = "expected a last message of the assistant to go on with, found none";
+        return Err(ApiError::field("continue_final_message", message));
+    }
+    let continues = continues.unwrap_or(last);
+    conversation.add_generation_prompt &= !continues;
+    let app = app.clone();
+    // A long prompt takes some milliseconds, and a template of the model's own another process.
+    let written = tokio::task::spawn_blocking(move || {
+        let model = &app.model;
+        let prompt = model.format.write(&conversation).map_err(|error| ApiError::field("messages", error))?;
+        let mut ids = prompt.encode(&model.tokenizer).map_err(|error| ApiError::field("messages", error))?;
+        if continues {
+            // What ends the message would end the answer.
+            while ids.last().is_some_and(|id| model.stop_tokens.contains(id)) {
+                ids.pop();
+            }
+        }
+        Ok(ids)
+    });
+    written.await.unwrap_or_else(|_| {
+        Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the conversation could not be written"))
+    })
+}
+
+/// A whole answer of the assistant.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// What is said.
+    pub text: String,
+    /// What is called.
+    pub tool_calls: Vec<ToolCall>,
+    /// Each token, the end token not counted.
+    pub scored: Vec<Scored>,
+    /// Tokens of the answer, the end token counted.
+    pub n_tokens: usize,
+    /// Prompt tokens from the cache.
+    pub cached: usize,
+    /// How it ended.
+    pub end: Option<End>,
+}
+
+impl Reply {
+    /// OpenAI's `finish_reason`.
+    pub fn finish_reason(&self) -> &'static str {
+        match &self.end {
+            _ if !self.tool_calls.is_empty() => "tool_calls",
+            Some(end) => end.reason.openai(),
+            None => "stop",
+        }
+    }
+
+    /// The text that ended the answer was one of the request's.
+    pub fn stop_text(&self) -> bool {
+        self.end.is_some_and(|end| end.reason == Reason::StopText)
+    }
+}
+
+/// An answer that comes in pieces: tells what may be shown at once, and finds tool calls at the end.
+pub struct Assembly<'a> {
+    app: &'a App,
+    /// Whether tools were offered.
+    tools: bool,
+    python_tag: bool,
+    /// Text that may be a call, and is not shown until it is clear that it is none.
+    held: String,
+    reply: Reply,
+}
+
+impl<'a> Assembly<'a> {
+    /// Of an answer to a conversation that offers tools, or none.
+    pub fn new(app: &'a App, tools: bool) -> Self {
+        Assembly { app, tools, python_tag: false, held: String::new(), reply: Reply::default() }
+    }
+
+    /// Takes a piece. The text that may be shown now, and the token's score, if it is one of the answer's own.
+    pub fn push(&mut self, piece: Piece) -> (String, Option<Scored>) {
+        match piece {
+            Piece::Begun { cached } => {
+                self.reply.cached = cached;
+                (String::new(), None)
+            }
+            Piece::PromptScore(..) => (String::new(), None),
+            Piece::Token(text, scored) => {
+                self.reply.n_tokens += 1;
+                let id = scored.token.id;
+                if self.reply.n_tokens == 1 && self.app.model.tokenizer.special("<|python_tag|>") == Some(id) {
+                    self.python_tag = true;
+                }
+                let own = !self.app.model.tokenizer.is_special(id);
+                (self.show(&text), own.then_some(scored))
+            }
+            Piece::End(text, end) => {
+                self.reply.end = Some(end);
+                let mut shown = self.show(&text);
+                if self.holds() {
+                    let answer = parse_tool_calls(&self.held, self.python_tag);
+                    shown += &answer.content;
+                    self.reply.tool_calls = answer.tool_calls;
+                    for call in &mut self.reply.tool_calls {
+                        call.id.get_or_insert_with(|| new_id("call_"));
+                    }
+                }
+                (shown, None)
+            }
+        }
+    }
+
+    /// Whether what came so far may be a call.
+    fn holds(&self) -> bool {
+        let start = self.held.trim_start();
+        self.tools && (self.python_tag || start.is_empty() || start.starts_with(['{', '[', '<']))
+    }
+
+    fn show(&mut self, text: &str) -> String {
+        self.held += text;
+        if self.holds() { String::new() } else { std::mem::take(&mut self.held) }
+    }
+
+    /// Keeps what was shown.
+    pub fn keep(&mut self, text: &str, scored: Option<Scored>) {
+        self.reply.text += text;
+        self.reply.scored.extend(scored);
+    }
+
+    /// The whole answer.
+    pub fn finish(self) -> Reply {
+        self.reply
+    }
+}
+
+/// Waits for all answers of `n` asks.
+///
+/// # Errors
+/// That of the first that failed.
+pub async fn collect(app: &App, mut pieces: Pieces, n: usize, tools: bool) -> Result<Vec<Reply>, ApiError> {
+    let mut answers: Vec<Assembly<'_>> = (0..n).map(|_| Assembly::new(app, tools)).collect();
+    while let Some((idx, piece)) = pieces.recv().await {
+        let (text, scored) = answers[idx].push(piece?);
+        answers[idx].keep(&text, scored);
+    }
+    Ok(answers.into_iter().map(Assembly::finish).collect())
+}
+
+/// Asks the same prompt `n` times; the seeds of the others follow from the first.
+pub fn repeat(ask: Ask, n: usize) -> Vec<Ask> {
+    let with_seed = |idx: usize| {
+        let mut ask = ask.clone();
+        ask.sampling.seed = ask.sampling.seed.map(|seed| seed.wrapping_add(idx as u64));
+        ask
+    };
+    (0..n).map(with_seed).collect()
+}

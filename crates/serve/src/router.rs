@@ -1,0 +1,33 @@
+//! Which path is answered by which file.
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::guard::{self, Guard};
+use crate::routes::{openai_chat, openai_completions, openai_models, state, tokens};
+use axum::Router;
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use std::sync::Arc;
+
+/// All routes, behind the guard.
+pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(openai_chat::create))
+        .route("/v1/completions", post(openai_completions::create))
+        .route("/v1/models", get(openai_models::list))
+        .route("/v1/models/{*name}", get(openai_models::retrieve))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
+        .route("/tokenizer_info", get(tokens::info))
+        .route("/health", get(state::health))
+        .route("/ready", get(state::ready))
+        .route("/metrics", get(state::metrics))
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes another method")
+        })
+        .layer(from_fn_with_state((app.clone(), guard), guard::check))
+        .with_state(app)
+}

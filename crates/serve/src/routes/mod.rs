@@ -1,0 +1,8 @@
+//! One file an endpoint, or a family of small ones.
+
+pub mod openai_chat;
+pub mod openai_completions;
+
+pub mod openai_models;
+pub mod state;
+pub mod tokens;

@@ -1,0 +1,33 @@
+//! OpenAI's `/v1/models`.
+
+use crate::app::App;
+use crate::error::ApiError;
+use axum::Json;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn model(app: &App, name: &str) -> Value {
+    let parent = (name != app.model.name).then_some(&app.model.name);
+    json!({
+        "id": name,
+        "object": "model",
+        "created": app.started,
+        "owned_by": "puna",
+        "root": parent.unwrap_or(&app.model.name),
+        "parent": parent,
+        "max_model_len": app.model.service.context(),
+    })
+}
+
+/// The model and its adapters.
+pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
+    let models: Vec<Value> = app.names().map(|name| model(&app, name)).collect();
+    Json(json!({"object": "list", "data": models}))
+}
+
+/// One of them.
+pub async fn retrieve(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+    app.adapter(Some(&name))?;
+    Ok(Json(model(&app, &name)))
+}
