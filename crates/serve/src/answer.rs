@@ -23,8 +23,6 @@ pub struct Ask {
     pub max_tokens: Option<usize>,
     /// Texts before which the answer ends.
     pub stop: Vec<String>,
-    /// Further tokens that end the answer.
-    pub stop_tokens: Vec<u32>,
     /// Goes on after the model's own end tokens.
     pub ignore_end: bool,
     /// Special tokens are part of the text.
@@ -47,39 +45,30 @@ pub enum Piece {
         /// Tokens from the cache.
         cached: usize,
     },
-    /// The score of the prompt's token at a position.
-    PromptScore(usize, Scored),
+    /// The score of the prompt's next token.
+    PromptScore(Scored),
     /// A token, and what it adds to the text.
     Token(String, Scored),
     /// The end, and what was held back of the text.
-    End(String, End),
-}
-
-/// How an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    /// Why.
-    pub reason: Reason,
-    /// The token that ended it.
-    pub stop_token: Option<u32>,
+    End(String, Reason),
 }
 
 /// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// By one of the model's end tokens, or the request's.
     EndToken,
-    /// Before one of the request's texts.
-    StopText,
+    /// Before this text of the request.
+    StopText(String),
     /// By the limit of tokens, or of the context.
     Length,
 }
 
 impl Reason {
     /// OpenAI's word.
-    pub fn openai(self) -> &'static str {
+    pub fn openai(&self) -> &'static str {
         match self {
-            Reason::EndToken | Reason::StopText => "stop",
+            Reason::EndToken | Reason::StopText(_) => "stop",
             Reason::Length => "length",
         }
     }
@@ -114,7 +103,10 @@ struct Answering {
 
 impl Answering {
     fn submit(app: &App, ask: Ask) -> Result<Answering, ApiError> {
-        let mut stop_tokens = ask.stop_tokens;
+        // A text that names a special token means the token: it never appears in the text.
+        let special = |text: &String| app.model.tokenizer.special(text);
+        let mut stop_tokens: Vec<u32> = ask.stop.iter().filter_map(special).collect();
+        let stop = ask.stop.into_iter().filter(|text| special(text).is_none()).collect();
         if !ask.ignore_end {
             stop_tokens.extend(&app.model.stop_tokens);
         }
@@ -136,7 +128,7 @@ impl Answering {
         Ok(Answering {
             events,
             _ticket: ticket,
-            stop: ask.stop,
+            stop,
             stop_tokens,
             show_specials: ask.show_specials,
             start: Instant::now(),
@@ -155,7 +147,7 @@ impl Answering {
             let piece = match event {
                 Some(Event::Prefill { cached, done, total }) if done == total => Ok(Piece::Begun { cached }),
                 Some(Event::Prefill { .. }) => continue,
-                Some(Event::PromptScore { position, score }) => Ok(Piece::PromptScore(position, score)),
+                Some(Event::PromptScore { score, .. }) => Ok(Piece::PromptScore(score)),
                 Some(Event::Token(scored)) => {
                     let now = Instant::now();
                     match last.replace(now) {
@@ -164,11 +156,11 @@ impl Answering {
                     }
                     let (piece, stopped) = text.push(scored.token.id);
                     if stopped {
-                        let end = End { reason: Reason::StopText, stop_token: None };
+                        let reason = Reason::StopText(text.stop_string().unwrap_or_default().to_owned());
                         let token = send.send((idx, Ok(Piece::Token(piece, scored)))).await;
                         if token.is_ok() {
                             // Nobody listens: then nobody needs the end.
-                            let _ = send.send((idx, Ok(Piece::End(String::new(), end)))).await;
+                            let _ = send.send((idx, Ok(Piece::End(String::new(), reason)))).await;
                         }
                         return;
                     }
@@ -176,12 +168,12 @@ impl Answering {
                 }
                 Some(Event::Finished(finish)) => {
                     let rest = text.finish();
-                    let reason = match finish {
-                        Finish::Stop(_) => Reason::EndToken,
-                        _ if text.stopped() => Reason::StopText,
-                        Finish::Length | Finish::Context => Reason::Length,
+                    let reason = match (finish, text.stop_string()) {
+                        (Finish::Stop(_), _) => Reason::EndToken,
+                        (_, Some(stop)) => Reason::StopText(stop.to_owned()),
+                        (Finish::Length | Finish::Context, None) => Reason::Length,
                     };
-                    Ok(Piece::End(rest, End { reason, stop_token: text.stop_token() }))
+                    Ok(Piece::End(rest, reason))
                 }
                 Some(Event::Failed(error)) => Err(error.into()),
                 // The engine's side was dropped: the engine died, or this reader was too slow for it.

@@ -1,6 +1,6 @@
 //! A conversation to an ask, and an answer's pieces to messages and tool calls: what the chat APIs have in common.
 
-use crate::answer::{Ask, End, Piece, Pieces, Reason};
+use crate::answer::{Ask, Piece, Pieces, Reason};
 use crate::app::{App, new_id};
 use crate::error::ApiError;
 use axum::http::StatusCode;
@@ -58,7 +58,7 @@ pub struct Reply {
     /// Prompt tokens from the cache.
     pub cached: usize,
     /// How it ended.
-    pub end: Option<End>,
+    pub end: Option<Reason>,
 }
 
 impl Reply {
@@ -66,14 +66,9 @@ impl Reply {
     pub fn finish_reason(&self) -> &'static str {
         match &self.end {
             _ if !self.tool_calls.is_empty() => "tool_calls",
-            Some(end) => end.reason.openai(),
+            Some(reason) => reason.openai(),
             None => "stop",
         }
-    }
-
-    /// The text that ended the answer was one of the request's.
-    pub fn stop_text(&self) -> bool {
-        self.end.is_some_and(|end| end.reason == Reason::StopText)
     }
 }
 

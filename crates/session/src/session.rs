@@ -235,7 +235,7 @@ impl Session {
             Some(End::Failed(error)) => return Err(error.into()),
             Some(End::Cancelled) | None => "cancelled",
             Some(End::StopString) => "stop",
-            Some(End::Finished) if text.stop_token().is_some() || text.stopped() => "stop",
+            Some(End::Finished) if text.stop_token().is_some() || text.stop_string().is_some() => "stop",
             Some(End::Finished) => "length",
         };
         answer.stop_token = text.stop_token();

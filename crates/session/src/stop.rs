@@ -5,18 +5,22 @@ pub(crate) struct StopStrings {
     stops: Vec<String>,
     /// Text not passed on yet: the longest end of what came that begins a stop string.
     held: String,
+    /// The one that was found.
+    found: Option<String>,
 }
 
 impl StopStrings {
     /// Empty strings never stop anything and are left out.
     pub fn new(stops: &[String]) -> StopStrings {
-        StopStrings { stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(), held: String::new() }
+        StopStrings { stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(), held: String::new(), found: None }
     }
 
     /// Takes more text; returns what may be passed on, and whether a stop string was found.
     pub fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+        let found = self.stops.iter().filter_map(|stop| Some((self.held.find(stop.as_str())?, stop)));
+        if let Some((at, stop)) = found.min_by_key(|(at, _)| *at) {
+            self.found = Some(stop.clone());
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);
         }
@@ -29,6 +33,11 @@ impl StopStrings {
             .unwrap_or(self.held.len());
         let rest = self.held.split_off(cut);
         (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// The stop string that was found.
+    pub fn found(&self) -> Option<&str> {
+        self.found.as_deref()
     }
 
     /// At the end of the answer: what was held back.

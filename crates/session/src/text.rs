@@ -10,7 +10,6 @@ pub struct AnswerText<'a> {
     stops: StopStrings,
     stop_tokens: Vec<u32>,
     stop_token: Option<u32>,
-    stopped: bool,
 }
 
 impl<'a> AnswerText<'a> {
@@ -21,7 +20,6 @@ impl<'a> AnswerText<'a> {
             stops: StopStrings::new(stop),
             stop_tokens,
             stop_token: None,
-            stopped: false,
         }
     }
 
@@ -31,10 +29,9 @@ impl<'a> AnswerText<'a> {
             self.stop_token = Some(id);
             return (String::new(), false);
         }
-        let Some(decoder) = &mut self.decoder else { return (String::new(), self.stopped) };
+        let Some(decoder) = &mut self.decoder else { return (String::new(), self.stops.found().is_some()) };
         let (text, stopped) = self.stops.push(&decoder.push(id));
         if stopped {
-            self.stopped = true;
             self.decoder = None;
         }
         (text, stopped)
@@ -44,7 +41,6 @@ impl<'a> AnswerText<'a> {
     pub fn finish(&mut self) -> String {
         let Some(decoder) = self.decoder.take() else { return String::new() };
         let (mut text, stopped) = self.stops.push(&decoder.finish());
-        self.stopped = stopped;
         if !stopped {
             text += &self.stops.finish();
         }
@@ -56,8 +52,8 @@ impl<'a> AnswerText<'a> {
         self.stop_token
     }
 
-    /// Whether a stop string ended the text.
-    pub fn stopped(&self) -> bool {
-        self.stopped
+    /// The stop string that ended the text, if one did.
+    pub fn stop_string(&self) -> Option<&str> {
+        self.stops.found()
     }
 }

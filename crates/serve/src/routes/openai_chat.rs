@@ -169,7 +169,6 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
         sampling,
         max_tokens,
         stop,
-        stop_tokens: Vec::new(),
         ignore_end,
         show_specials: false,
         scope: scope_of_nobody(),

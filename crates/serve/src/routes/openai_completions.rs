@@ -116,7 +116,7 @@ impl<'a> Choice<'a> {
         let tokenizer = &self.app.model.tokenizer;
         match piece {
             Piece::Begun { cached } => self.cached = cached,
-            Piece::PromptScore(_, scored) => {
+            Piece::PromptScore(scored) => {
                 if let Some(scores) = &mut self.scores {
                     scores.push(tokenizer, &scored);
                 }
@@ -128,9 +128,9 @@ impl<'a> Choice<'a> {
                     scores.push(tokenizer, &scored);
                 }
             }
-            Piece::End(text, end) => {
+            Piece::End(text, reason) => {
                 self.text += &text;
-                self.finish_reason = end.reason.openai().into();
+                self.finish_reason = reason.openai().into();
             }
         }
     }
@@ -182,7 +182,6 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
         sampling: sampling.clone(),
         max_tokens: Some(max_tokens),
         stop: stop.clone(),
-        stop_tokens: Vec::new(),
         ignore_end,
         show_specials: false,
         scope: scope_of_nobody(),

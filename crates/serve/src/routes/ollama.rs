@@ -1,0 +1,331 @@
+//! Ollama's `/api/chat`, `/api/generate`, `/api/tags`, `/api/show`, `/api/version`.
+
+use crate::answer::{self, Ask, Piece};
+use crate::app::{App, scope_of_nobody};
+use crate::chat::{Assembly, prompt};
+use crate::error::ApiError;
+use crate::fields::{Field, Fields};
+use crate::{raw, sse, time};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use puna_engine::Sampling;
+use puna_text::chat::{Conversation, Message};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What `/api/chat` and `/api/generate` both take.
+pub const BOTH: &[Field] = &[
+    Field {
+        name: "model",
+        schema: r#"{"type": "string"}"#,
+        about: "The model's name, or an adapter's; :latest behind it is passed over",
+        example: "null",
+    },
+    Field {
+        name: "stream",
+        schema: r#"{"type": "boolean"}"#,
+        about: "Sends the answer as lines of JSON while it is made; it does unless this is false",
+        example: "false",
+    },
+    Field {
+        name: "options",
+        schema: r#"{"type": "object"}"#,
+        about: "temperature, top_k, top_p, min_p, typical_p, repeat_penalty, frequency_penalty, presence_penalty, seed, stop, num_predict, num_ctx",
+        example: r#"{"temperature": 0, "num_predict": 8, "stop": ["END"], "seed": 1}"#,
+    },
+];
+
+/// What `/api/chat` takes besides.
+pub const CHAT: &[Field] = &[
+    Field {
+        name: "messages",
+        schema: r#"{"type": "array", "items": {"type": "object"}}"#,
+        about: "The conversation, oldest first",
+        example: r#"[{"role": "user", "content": "Hello!"}]"#,
+    },
+    Field {
+        name: "tools",
+        schema: r#"{"type": "array", "items": {"type": "object"}}"#,
+        about: "Functions that the model may call",
+        example: "[]",
+    },
+];
+
+/// What `/api/generate` takes besides.
+pub const GENERATE: &[Field] = &[
+    Field { name: "prompt", schema: r#"{"type": "string"}"#, about: "What the person says", example: r#""Hello!""# },
+    Field {
+        name: "system",
+        schema: r#"{"type": "string"}"#,
+        about: "Instructions for the answer",
+        example: r#""Be brief.""#,
+    },
+    Field {
+        name: "raw",
+        schema: r#"{"type": "boolean"}"#,
+        about: "The prompt is gone on with as it is, without a chat format",
+        example: "false",
+    },
+];
+
+/// Fields that change no answer: the model is always there.
+pub const HARMLESS: &[&str] = &["keep_alive"];
+
+/// Options of Ollama that are of its own machine, and change no answer here.
+const HARMLESS_OPTIONS: &[&str] = &["num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "numa", "num_keep"];
+
+/// Texts before which an answer may end, at most.
+const MAX_STOPS: usize = 64;
+
+/// What Ollama's `options` ask for.
+struct Options {
+    sampling: Sampling,
+    max_tokens: Option<usize>,
+    stop: Vec<String>,
+}
+
+fn options(app: &App, fields: &mut Fields) -> Result<Options, ApiError> {
+    let values: Map<String, Value> = fields.take("options")?.unwrap_or_default();
+    let mut options = Options { sampling: app.model.sampling.clone(), max_tokens: None, stop: Vec::new() };
+    let s = &mut options.sampling;
+    for (name, value) in values {
+        let field = format!("options.{name}");
+        let wrong = |expected: &str| ApiError::field(&field, format!("expected {expected}, found {value}"));
+        let number = || value.as_f64().map(|value| value as f32).ok_or_else(|| wrong("a number"));
+        let integer = || value.as_i64().ok_or_else(|| wrong("a whole number"));
+        match name.as_str() {
+            "temperature" => s.temperature = number()?,
+            "top_p" => s.top_p = number()?,
+            "min_p" => s.min_p = number()?,
+            "typical_p" => s.typical = number()?,
+            "repeat_penalty" => s.repetition_penalty = number()?,
+            "frequency_penalty" => s.frequency_penalty = number()?,
+            "presence_penalty" => s.presence_penalty = number()?,
+            "top_k" => s.top_k = usize::try_from(integer()?).map_err(|_| wrong("0 or more"))?,
+            "seed" => s.seed = Some(integer()? as u64),
+            // A negative number is no limit.
+            "num_predict" => options.max_tokens = usize::try_from(integer()?).ok(),
+            "num_ctx" => {
+                let context = app.model.service.context();
+                if usize::try_from(integer()?).map_or(true, |found| found > context) {
+                    return Err(wrong(&format!("at most {context}, the context of this server")));
+                }
+            }
+            "stop" => {
+                let stop: Result<Vec<String>, _> = match &value {
+                    Value::String(text) => Ok(vec![text.clone()]),
+                    list => serde_json::from_value(list.clone()),
+                };
+                options.stop = stop.ok().filter(|stop| stop.len() <= MAX_STOPS).ok_or_else(|| wrong("a few texts"))?;
+            }
+            name if HARMLESS_OPTIONS.contains(&name) => {}
+            _ => return Err(ApiError::field(&field, "this server has no such setting; leave it out")),
+        }
+    }
+    Ok(options)
+}
+
+fn adapter(app: &App, fields: &mut Fields) -> Result<Option<u32>, ApiError> {
+    let name: Option<String> = fields.take("model")?;
+    app.adapter(name.as_deref().map(|name| name.strip_suffix(":latest").unwrap_or(name)))
+}
+
+/// An answer under way: in which member of the lines its text goes, and how it is asked for.
+struct Job {
+    member: &'static str,
+    ask: Ask,
+    tools: bool,
+    stream: bool,
+}
+
+/// Answers a conversation.
+pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let job = async {
+        let mut fields = Fields::read(&body, &[BOTH, CHAT], HARMLESS)?;
+        let adapter = adapter(&app, &mut fields)?;
+        let options = options(&app, &mut fields)?;
+        let stream = fields.take("stream")?.unwrap_or(true);
+        let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
+        conversation.tools = fields.take("tools")?.unwrap_or_default();
+        let tools = !conversation.tools.is_empty();
+        let ids = prompt(&app, conversation, None).await?;
+        Ok(Job { member: "message", ask: ask(ids, options, adapter), tools, stream })
+    };
+    run(&app, job.await).await
+}
+
+/// Answers one prompt.
+pub async fn generate(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let job = async {
+        let mut fields = Fields::read(&body, &[BOTH, GENERATE], HARMLESS)?;
+        let adapter = adapter(&app, &mut fields)?;
+        let options = options(&app, &mut fields)?;
+        let stream = fields.take("stream")?.unwrap_or(true);
+        let text: String = fields.require("prompt")?;
+        let system: Option<String> = fields.take("system")?;
+        let ids = if fields.take("raw")?.unwrap_or(false) {
+            if system.is_some() {
+                return Err(ApiError::field("system", "expected none beside raw, which has no chat format"));
+            }
+            raw::encode(&app.model.tokenizer, &text)
+        } else {
+            let messages = system.map(Message::system).into_iter().chain([Message::user(text)]);
+            prompt(&app, Conversation::new(messages.collect()), None).await?
+        };
+        Ok(Job { member: "response", ask: ask(ids, options, adapter), tools: false, stream })
+    };
+    run(&app, job.await).await
+}
+
+fn ask(prompt: Vec<u32>, options: Options, adapter: Option<u32>) -> Ask {
+    Ask {
+        prompt,
+        sampling: options.sampling,
+        max_tokens: options.max_tokens,
+        stop: options.stop,
+        ignore_end: false,
+        show_specials: false,
+        scope: scope_of_nobody(),
+        adapter,
+        top: 0,
+        prompt_scores: None,
+    }
+}
+
+async fn run(app: &Arc<App>, job: Result<Job, ApiError>) -> Response {
+    answer(app, job).await.unwrap_or_else(|error| error.with_body(&error.ollama()))
+}
+
+async fn answer(app: &Arc<App>, job: Result<Job, ApiError>) -> Result<Response, ApiError> {
+    let Job { member, ask, tools, stream } = job?;
+    let start = Instant::now();
+    let (n_prompt, model) = (ask.prompt.len(), app.name(ask.adapter).to_owned());
+    let mut pieces = answer::start(app, vec![ask])?;
+    let line = move |text: &str, calls: Vec<Value>| {
+        let mut said = json!(text);
+        if member == "message" {
+            said = json!({"role": "assistant", "content": text});
+            if !calls.is_empty() {
+                said["tool_calls"] = calls.into();
+            }
+        }
+        json!({"model": model, "created_at": time::now_rfc3339(), member: said, "done": false})
+    };
+    let app = app.clone();
+    let mut begun = None;
+    let end = move |assembly: Assembly<'_>, begun: Option<Instant>, text: &str, line: &dyn Fn(&str, Vec<Value>) -> Value| {
+        let reply = assembly.finish();
+        let calls = reply.tool_calls.iter().map(|call| json!({"function": {"name": call.name, "arguments": call.arguments}}));
+        let mut last = line(text, calls.collect());
+        let (now, begun) = (Instant::now(), begun.unwrap_or(start));
+        let nanoseconds = |from: Instant, to: Instant| (to - from).as_nanos() as u64;
+        last["done"] = true.into();
+        last["done_reason"] = reply.end.as_ref().map_or("stop", |reason| reason.openai()).into();
+        last["total_duration"] = nanoseconds(start, now).into();
+        last["load_duration"] = 0.into();
+        last["prompt_eval_count"] = n_prompt.into();
+        last["prompt_eval_duration"] = nanoseconds(start, begun).into();
+        last["eval_count"] = reply.n_tokens.into();
+        last["eval_duration"] = nanoseconds(begun, now).into();
+        last
+    };
+    if !stream {
+        let mut assembly = Assembly::new(&app, tools);
+        let mut whole = String::new();
+        while let Some((_, piece)) = pieces.recv().await {
+            let piece = piece?;
+            if matches!(piece, Piece::Begun { .. }) {
+                begun = Some(Instant::now());
+            }
+            whole += &assembly.push(piece).0;
+        }
+        return Ok(Json(end(assembly, begun, &whole, &line)).into_response());
+    }
+    Ok(sse::stream(sse::JSON_LINES, move |events| async move {
+        let mut assembly = Assembly::new(&app, tools);
+        while let Some((_, piece)) = pieces.recv().await {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => return events.line(&error.ollama()).await,
+            };
+            if matches!(piece, Piece::Begun { .. }) {
+                begun = Some(Instant::now());
+            }
+            let (text, _) = assembly.push(piece);
+            if !text.is_empty() {
+                events.line(&line(&text, Vec::new())).await?;
+            }
+        }
+        events.line(&end(assembly, begun, "", &line)).await
+    }))
+}
+
+/// What there is to say of a model in a list.
+fn details(app: &App) -> Value {
+    json!({
+        "parent_model": "",
+        "format": "gguf",
+        "family": "llama",
+        "families": ["llama"],
+        "parameter_size": app.model.about.parameters(),
+        "quantization_level": app.model.about.format,
+    })
+}
+
+/// The model and its adapters.
+pub async fn tags(State(app): State<Arc<App>>) -> Json<Value> {
+    let model = |name: &str| {
+        json!({
+            "name": name,
+            "model": name,
+            "modified_at": time::rfc3339(app.started),
+            "size": app.model.about.n_bytes,
+            "digest": "",
+            "details": details(&app),
+        })
+    };
+    let models: Vec<Value> = app.names().map(model).collect();
+    Json(json!({"models": models}))
+}
+
+/// Fields of `/api/show`.
+pub const SHOW: &[Field] = &[
+    Field { name: "model", schema: r#"{"type": "string"}"#, about: "The model's name", example: "null" },
+    Field { name: "name", schema: r#"{"type": "string"}"#, about: "The older name of model", example: "null" },
+    Field { name: "verbose", schema: r#"{"type": "boolean"}"#, about: "Tells no more and no less", example: "false" },
+];
+
+/// What there is to say of a model.
+pub async fn show(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let shown = (|| {
+        let mut fields = Fields::read(&body, &[SHOW], &[])?;
+        let older: Option<String> = fields.take("name")?;
+        let name = fields.take::<String>("model")?.or(older);
+        app.adapter(name.as_deref().map(|name| name.strip_suffix(":latest").unwrap_or(name)))?;
+        Ok(Json(json!({
+            "modelfile": "",
+            "parameters": "",
+            "template": app.model.format.describe(),
+            "license": app.model.about.notice,
+            "details": details(&app),
+            "model_info": {
+                "general.architecture": "llama",
+                "general.parameter_count": app.model.about.n_parameters,
+                "llama.context_length": app.model.service.context(),
+            },
+            "capabilities": ["completion", "tools"],
+        })))
+    })();
+    match shown {
+        Ok(json) => json.into_response(),
+        Err(error) => ApiError::with_body(&error, &error.ollama()),
+    }
+}
+
+/// The program's version.
+pub async fn version() -> Json<Value> {
+    Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+}
