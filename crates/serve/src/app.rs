@@ -2,6 +2,7 @@
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::time::Time;
 use axum::http::StatusCode;
 use puna_engine::{Sampling, Scope};
 use puna_session::Service;
@@ -9,7 +10,6 @@ use puna_text::Tokenizer;
 use puna_text::chat::{Conversation, Prompt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Writes conversations for the model.
 pub trait ChatFormat: Send + Sync {
@@ -55,14 +55,24 @@ pub struct About {
     pub notice: Option<String>,
 }
 
+impl About {
+    /// The number of parameters, for people: `8.0B`.
+    pub fn parameters(&self) -> String {
+        match self.n_parameters as f64 {
+            n if n >= 1e9 => format!("{:.1}B", n / 1e9),
+            n => format!("{:.1}M", n / 1e6),
+        }
+    }
+}
+
 /// All that the routes share.
 pub struct App {
     /// The model.
     pub model: Model,
     /// What is measured.
     pub metrics: Metrics,
-    /// When the server started, in seconds of Unix time.
-    pub started: u64,
+    /// When the server started.
+    pub started: Time,
     /// Whether the server is to end.
     draining: AtomicBool,
 }
@@ -70,7 +80,7 @@ pub struct App {
 impl App {
     /// Begins to serve a model.
     pub fn new(model: Model) -> App {
-        App { model, metrics: Metrics::default(), started: now(), draining: AtomicBool::new(false) }
+        App { model, metrics: Metrics::default(), started: Time::now(), draining: AtomicBool::new(false) }
     }
 
     /// From now on no new requests are taken.
@@ -116,11 +126,6 @@ impl App {
 /// Whose requests these are, as far as the engine is concerned.
 pub fn scope_of_nobody() -> Scope {
     Scope([0; 32])
-}
-
-/// Seconds of Unix time.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// A name that no other object has.

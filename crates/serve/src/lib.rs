@@ -1,7 +1,11 @@
-//! Serving: HTTP in front of a model, under the APIs that clients know.
+//! Serving: HTTP in front of a model, under the APIs that clients know; and who may ask, how much, what was used and said.
 //!
-//! Reading order: [`server`] takes connections, [`router`] says which file answers what, [`routes`] has one file for each
-//! endpoint; [`guard`] is what every request passes first; [`answer`] is the one way to the engine. Only this crate knows HTTP.
+//! Reading order: [`server`] takes connections, `router` says which file answers what, `routes` has one file for each
+//! endpoint; [`guard`] is what every request passes first; `answer` is the one way to the engine. Only this crate knows HTTP.
+//!
+//! One SQLite file has API keys, usage, the page's conversations and stored responses. A server calls a [`store::Store`],
+//! which keeps the keys in memory and all work of the disk on a thread of its own; a program that does one thing and
+//! ends opens a [`database::Database`]. Modules import only those listed below them.
 
 pub mod server;
 
@@ -25,5 +29,19 @@ mod metrics;
 mod connection;
 mod error;
 mod fields;
+
+pub mod store;
+
+pub mod history;
+pub mod responses;
+pub mod usage;
+
+pub mod quota;
+
+pub mod keys;
+
+pub mod database;
+mod random;
+pub mod time;
 
 pub use error::ApiError;

@@ -3,7 +3,9 @@
 use crate::app::App;
 use crate::error::ApiError;
 use crate::guard::{self, Guard};
-use crate::routes::{openai_chat, openai_completions, openai_models, state, tokens};
+use crate::routes::{
+    anthropic_messages, ollama, openai_chat, openai_completions, openai_models, openapi, state, tokens,
+};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
@@ -17,10 +19,18 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/v1/completions", post(openai_completions::create))
         .route("/v1/models", get(openai_models::list))
         .route("/v1/models/{*name}", get(openai_models::retrieve))
+        .route("/v1/messages", post(anthropic_messages::create))
+        .route("/v1/messages/count_tokens", post(anthropic_messages::count_tokens))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
+        .route("/api/tags", get(ollama::tags))
+        .route("/api/show", post(ollama::show))
+        .route("/api/version", get(ollama::version))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))
         .route("/tokenizer_info", get(tokens::info))
+        .route("/openapi.json", get(openapi::describe))
         .route("/health", get(state::health))
         .route("/ready", get(state::ready))
         .route("/metrics", get(state::metrics))

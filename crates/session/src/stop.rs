@@ -12,7 +12,11 @@ pub(crate) struct StopStrings {
 impl StopStrings {
     /// Empty strings never stop anything and are left out.
     pub fn new(stops: &[String]) -> StopStrings {
-        StopStrings { stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(), held: String::new(), found: None }
+        StopStrings {
+            stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
+            held: String::new(),
+            found: None,
+        }
     }
 
     /// Takes more text; returns what may be passed on, and whether a stop string was found.

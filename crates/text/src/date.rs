@@ -69,9 +69,23 @@ impl Date {
         (1..=last).contains(&day).then_some(Date { year, month, day })
     }
 
-    /// Reads `23 Nov 2026` or `23 November 2026`.
+    /// Days from 1 January 1970 to this day; below 0 before it.
+    #[must_use]
+    pub fn days(self) -> i64 {
+        let before = i64::from(self.year) - 1;
+        let days = 365 * before + before.div_euclid(4) - before.div_euclid(100) + before.div_euclid(400);
+        // From 1 January of year 1 on.
+        days + i64::from(self.day_of_year()) - 1 - 719_162
+    }
+
+    /// Reads `23 Nov 2026`, `23 November 2026` or `2026-11-23`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Date> {
+        if let [year, month, day] = text.trim().split('-').collect::<Vec<_>>()[..] {
+            let digits = |part: &str, n| part.len() == n && part.bytes().all(|byte| byte.is_ascii_digit());
+            (digits(year, 4) && digits(month, 2) && digits(day, 2)).then_some(())?;
+            return Date::new(year.parse().ok()?, month.parse().ok()?, day.parse().ok()?);
+        }
         let mut words = text.split_ascii_whitespace();
         let (day, name, year) = (words.next()?, words.next()?, words.next()?);
         let month = MONTHS.iter().position(|month| *month == name || month.get(..3) == Some(name))?;
@@ -93,10 +107,8 @@ impl Date {
 
     /// 0 for Monday.
     fn weekday(self) -> usize {
-        let before = i64::from(self.year) - 1;
-        let days = 365 * before + before.div_euclid(4) - before.div_euclid(100) + before.div_euclid(400);
-        // 1 January of year 1 was a Monday.
-        (days + i64::from(self.day_of_year()) - 1).rem_euclid(7) as usize
+        // 1 January 1970 was a Thursday.
+        (self.days() + 3).rem_euclid(7) as usize
     }
 
     /// What C's `strftime` makes of the day; a time of day is midnight, and what is not known stays as it is.
@@ -169,6 +181,7 @@ mod tests {
         for days in 0..60_000 {
             let expected = Date::new(year, month, day).unwrap();
             assert_eq!(Date::from_days(days), expected);
+            assert_eq!(expected.days(), days);
             assert_eq!(expected.weekday(), (days as usize + 3) % 7, "1 January 1970 was a Thursday");
             day += 1;
             if Date::new(year, month, day).is_none() {
@@ -178,6 +191,7 @@ mod tests {
                 (month, year) = (1, year + 1);
             }
         }
+        assert_eq!(Date::new(1, 1, 1).unwrap().days(), -719_162);
         assert!(Date::today() > Date::new(2024, 1, 1).unwrap());
     }
 
@@ -195,7 +209,11 @@ mod tests {
         let date = Date::new(2026, 11, 23).unwrap();
         assert_eq!(Date::parse("23 Nov 2026"), Some(date));
         assert_eq!(Date::parse(" 23 November 2026"), Some(date));
+        assert_eq!(Date::parse(&date.format("%F")), Some(date));
         for text in ["", "23 Nov", "31 Nov 2026", "23 Nov 2026 x", "0 Nov 2026", "29 Feb 2100", "23 nov 2026"] {
+            assert_eq!(Date::parse(text), None, "{text}");
+        }
+        for text in ["2026-11-31", "2026-11", "2026-1-1", "26-01-01", "2026-11-23-1", "+026-11-23", "0000-01-01"] {
             assert_eq!(Date::parse(text), None, "{text}");
         }
     }

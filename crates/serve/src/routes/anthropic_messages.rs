@@ -159,14 +159,15 @@ fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
     }
     for Turn { role, content } in fields.require::<Vec<Turn>>("messages")? {
         if !matches!(role, Role::User | Role::Assistant) {
-            return Err(ApiError::field("messages", format!("expected roles user and assistant, found {}", role.as_str())));
+            return Err(ApiError::field(
+                "messages",
+                format!("expected roles user and assistant, found {}", role.as_str()),
+            ));
         }
         push_turn(&mut messages, role, content)?;
     }
     let mut conversation = Conversation::new(messages);
-    let tool = |Tool { name, description, input_schema }: Tool| {
-        json!({"type": "function", "function": {"name": name, "description": description, "parameters": input_schema}})
-    };
+    let tool = |Tool { name, description, input_schema }: Tool| json!({"type": "function", "function": {"name": name, "description": description, "parameters": input_schema}});
     let tools: Vec<Tool> = fields.take("tools")?.unwrap_or_default();
     match fields.take::<Value>("tool_choice")?.as_ref().map(|choice| choice["type"].as_str()) {
         None | Some(Some("auto")) => conversation.tools = tools.into_iter().map(tool).collect(),

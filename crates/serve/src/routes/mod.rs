@@ -1,5 +1,9 @@
 //! One file an endpoint, or a family of small ones.
 
+pub mod openapi;
+
+pub mod anthropic_messages;
+pub mod ollama;
 pub mod openai_chat;
 pub mod openai_completions;
 

@@ -5,7 +5,8 @@ use crate::app::{App, scope_of_nobody};
 use crate::chat::{Assembly, prompt};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields};
-use crate::{raw, sse, time};
+use crate::time::Time;
+use crate::{raw, sse};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -212,13 +213,17 @@ async fn answer(app: &Arc<App>, job: Result<Job, ApiError>) -> Result<Response, 
                 said["tool_calls"] = calls.into();
             }
         }
-        json!({"model": model, "created_at": time::now_rfc3339(), member: said, "done": false})
+        json!({"model": model, "created_at": Time::now().rfc3339(), member: said, "done": false})
     };
     let app = app.clone();
     let mut begun = None;
-    let end = move |assembly: Assembly<'_>, begun: Option<Instant>, text: &str, line: &dyn Fn(&str, Vec<Value>) -> Value| {
+    let end = move |assembly: Assembly<'_>,
+                    begun: Option<Instant>,
+                    text: &str,
+                    line: &dyn Fn(&str, Vec<Value>) -> Value| {
         let reply = assembly.finish();
-        let calls = reply.tool_calls.iter().map(|call| json!({"function": {"name": call.name, "arguments": call.arguments}}));
+        let calls =
+            reply.tool_calls.iter().map(|call| json!({"function": {"name": call.name, "arguments": call.arguments}}));
         let mut last = line(text, calls.collect());
         let (now, begun) = (Instant::now(), begun.unwrap_or(start));
         let nanoseconds = |from: Instant, to: Instant| (to - from).as_nanos() as u64;
@@ -281,7 +286,7 @@ pub async fn tags(State(app): State<Arc<App>>) -> Json<Value> {
         json!({
             "name": name,
             "model": name,
-            "modified_at": time::rfc3339(app.started),
+            "modified_at": app.started.rfc3339(),
             "size": app.model.about.n_bytes,
             "digest": "",
             "details": details(&app),

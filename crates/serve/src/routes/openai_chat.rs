@@ -1,11 +1,12 @@
 //! OpenAI's `/v1/chat/completions`.
 
 use crate::answer::{self, Ask};
-use crate::app::{App, new_id, now, scope_of_nobody};
+use crate::app::{App, new_id, scope_of_nobody};
 use crate::chat::{Assembly, Reply, collect, prompt, repeat};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields};
 use crate::sampling::{self, SAMPLING};
+use crate::time::Time;
 use crate::{logprobs, sse};
 use axum::Json;
 use axum::body::Bytes;
@@ -177,7 +178,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
         prompt_scores: None,
     };
     let mut pieces = answer::start(&app, repeat(ask, n))?;
-    let (id, created) = (new_id("chatcmpl-"), now());
+    let (id, created) = (new_id("chatcmpl-"), Time::now().seconds());
     let model = app.name(adapter).to_owned();
     if !stream {
         let replies = collect(&app, pieces, n, tools).await?;

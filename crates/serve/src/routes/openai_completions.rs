@@ -2,12 +2,13 @@
 
 use super::openai_chat::{HARMLESS, MAX_STOPS, StreamOptions};
 use crate::answer::{self, Ask, Piece};
-use crate::app::{App, new_id, now, scope_of_nobody};
+use crate::app::{App, new_id, scope_of_nobody};
 use crate::chat::repeat;
 use crate::error::ApiError;
 use crate::fields::{Field, Fields};
 use crate::logprobs::Completion;
 use crate::sampling::{self, SAMPLING};
+use crate::time::Time;
 use crate::{raw, sse};
 use axum::Json;
 use axum::body::Bytes;
@@ -192,7 +193,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     let asks: Vec<Ask> = prompts.iter().flat_map(|prompt| repeat(ask(prompt), n)).collect();
     let n_prompt: usize = prompts.iter().map(Vec::len).sum();
     let mut pieces = answer::start(&app, asks)?;
-    let (id, created) = (new_id("cmpl-"), now());
+    let (id, created) = (new_id("cmpl-"), Time::now().seconds());
     let model = app.name(adapter).to_owned();
     let object = move |choices: Value, usage: Value| {
         let mut object =

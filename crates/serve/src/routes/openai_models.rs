@@ -12,7 +12,7 @@ fn model(app: &App, name: &str) -> Value {
     json!({
         "id": name,
         "object": "model",
-        "created": app.started,
+        "created": app.started.seconds(),
         "owned_by": "puna",
         "root": parent.unwrap_or(&app.model.name),
         "parent": parent,

@@ -1,0 +1,106 @@
+//! `/openapi.json`: what this server takes, from the same tables by which it reads.
+
+use super::{anthropic_messages, ollama, openai_chat, openai_completions, tokens};
+use crate::fields::Field;
+use crate::sampling::SAMPLING;
+use axum::Json;
+use serde_json::{Map, Value, json};
+
+/// An address that takes a body, and the tables of its fields.
+pub struct Endpoint {
+    /// Its path.
+    pub path: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// Its fields.
+    pub tables: &'static [&'static [Field]],
+}
+
+/// All addresses that take a body.
+pub const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        path: "/v1/chat/completions",
+        about: "Answers a conversation, as OpenAI does",
+        tables: &[openai_chat::FIELDS, SAMPLING],
+    },
+    Endpoint {
+        path: "/v1/completions",
+        about: "Continues prompts without a chat format, as OpenAI does",
+        tables: &[openai_completions::FIELDS, SAMPLING],
+    },
+    Endpoint {
+        path: "/v1/messages",
+        about: "Answers a conversation, as Anthropic does",
+        tables: &[anthropic_messages::CONVERSATION, anthropic_messages::FIELDS],
+    },
+    Endpoint {
+        path: "/v1/messages/count_tokens",
+        about: "Counts the tokens of a conversation, as Anthropic does",
+        tables: &[anthropic_messages::CONVERSATION],
+    },
+    Endpoint {
+        path: "/api/chat",
+        about: "Answers a conversation, as Ollama does",
+        tables: &[ollama::BOTH, ollama::CHAT],
+    },
+    Endpoint {
+        path: "/api/generate",
+        about: "Answers a prompt, as Ollama does",
+        tables: &[ollama::BOTH, ollama::GENERATE],
+    },
+    Endpoint { path: "/api/show", about: "Describes the model, as Ollama does", tables: &[ollama::SHOW] },
+    Endpoint { path: "/tokenize", about: "The tokens of a text", tables: &[tokens::TOKENIZE] },
+    Endpoint { path: "/detokenize", about: "The text of tokens", tables: &[tokens::DETOKENIZE] },
+    Endpoint {
+        path: "/apply-template",
+        about: "The exact prompt of a conversation, text and tokens",
+        tables: &[tokens::APPLY_TEMPLATE],
+    },
+];
+
+/// A table's JSON, which the tests have read.
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+/// The description of all endpoints.
+pub async fn describe() -> Json<Value> {
+    let path = |endpoint: &Endpoint| {
+        let property = |field: &Field| {
+            let mut schema = parse(field.schema);
+            schema["description"] = field.about.into();
+            schema["example"] = parse(field.example);
+            (field.name.to_owned(), schema)
+        };
+        let properties: Map<String, Value> =
+            endpoint.tables.iter().flat_map(|table| table.iter()).map(property).collect();
+        let schema = json!({"type": "object", "properties": properties, "additionalProperties": false});
+        let post = json!({
+            "summary": endpoint.about,
+            "requestBody": {"required": true, "content": {"application/json": {"schema": schema}}},
+            "responses": {"200": {"description": "The answer"}, "400": {"description": "A field that is at fault"}},
+        });
+        (endpoint.path.to_owned(), json!({"post": post}))
+    };
+    let paths: Map<String, Value> = ENDPOINTS.iter().map(path).collect();
+    let info = json!({"title": "puna", "version": env!("CARGO_PKG_VERSION")});
+    Json(json!({"openapi": "3.1.0", "info": info, "paths": paths}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_json_and_name_nothing_twice() {
+        for Endpoint { path, tables, .. } in ENDPOINTS {
+            let mut names = Vec::new();
+            for field in tables.iter().flat_map(|table| table.iter()) {
+                assert!(!names.contains(&field.name), "{path}: {}", field.name);
+                names.push(field.name);
+                assert!(serde_json::from_str::<Value>(field.schema).unwrap().is_object(), "{path}: {}", field.name);
+                serde_json::from_str::<Value>(field.example).unwrap();
+            }
+        }
+    }
+}
