@@ -5,7 +5,9 @@ mod bench;
 mod builtin;
 mod chat;
 mod chat_format;
+mod home;
 mod inspect;
+mod key;
 mod licence;
 mod machine;
 mod model;
@@ -21,6 +23,7 @@ mod texts;
 mod tokenize;
 mod tokenizer;
 mod tune;
+mod usage;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -45,6 +48,8 @@ enum Verb {
     Bench(bench::Args),
     Adapter(adapter::Args),
     Tune(tune::Args),
+    Key(key::Args),
+    Usage(usage::Args),
     #[command(name = sandbox::VERB, hide = true)]
     TemplateWorker,
 }
@@ -64,6 +69,8 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::run(args),
         Verb::Adapter(args) => adapter::run(args),
         Verb::Tune(args) => tune::run(args),
+        Verb::Key(args) => key::run(args),
+        Verb::Usage(args) => usage::run(args),
         Verb::TemplateWorker => sandbox::work(),
     };
     match result {
