@@ -1,13 +1,13 @@
 //! The interactive chat of `puna run`.
 
 use crate::chat_format::read_conversation;
+use crate::home;
 use crate::machine::Machine;
 use crate::prompt::ChatFormat;
 use crate::run::{decode_figures, stream};
 use crate::show;
 use crate::speculate::draft_figures;
 use anyhow::{Context, Result, bail};
-use etcetera::BaseStrategy;
 use puna_session::{Options, Session};
 use puna_text::chat::{Content, Conversation, Message, Role};
 use rustyline::error::ReadlineError;
@@ -82,8 +82,7 @@ pub fn run(
 
 /// Where lines are remembered, readable by the person alone.
 fn history_file() -> Option<PathBuf> {
-    let dirs = etcetera::choose_base_strategy().ok()?;
-    let dir = dirs.state_dir().unwrap_or_else(|| dirs.data_dir()).join("puna");
+    let dir = home::state()?;
     std::fs::create_dir_all(&dir).ok()?;
     Some(dir.join("history"))
 }

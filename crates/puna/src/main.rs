@@ -5,7 +5,9 @@ mod bench;
 mod builtin;
 mod chat;
 mod chat_format;
+mod home;
 mod inspect;
+mod key;
 mod licence;
 mod machine;
 mod model;
@@ -22,6 +24,7 @@ mod texts;
 mod tokenize;
 mod tokenizer;
 mod tune;
+mod usage;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -47,6 +50,8 @@ enum Verb {
     Bench(bench::Args),
     Adapter(adapter::Args),
     Tune(tune::Args),
+    Key(key::Args),
+    Usage(usage::Args),
     #[command(name = sandbox::VERB, hide = true)]
     TemplateWorker,
 }
@@ -67,6 +72,8 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::run(args),
         Verb::Adapter(args) => adapter::run(args),
         Verb::Tune(args) => tune::run(args),
+        Verb::Key(args) => key::run(args),
+        Verb::Usage(args) => usage::run(args),
         Verb::TemplateWorker => sandbox::work(),
     };
     match result {

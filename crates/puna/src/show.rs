@@ -70,6 +70,21 @@ pub fn duration(seconds: f64) -> String {
         .to_string()
 }
 
+/// Rows as columns: of the first ones the left sides are in line, of the others, which are numbers, the right ones.
+pub fn table(rows: &[Vec<String>], n_left: usize) -> String {
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().enumerate().map(|(column, cell)| {
+            let width = width(column).unwrap_or(0);
+            if column < n_left { format!("{cell:width$}") } else { format!("{cell:>width$}") }
+        });
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text += "\n";
+    }
+    text
+}
+
 /// The number that is written as the f32 is: 1e-5 and not 9.99999974e-6.
 pub fn shortest(value: f32) -> f64 {
     value.to_string().parse().expect("a float's text is a float")
@@ -77,6 +92,12 @@ pub fn shortest(value: f32) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn columns_are_in_line() {
+        let rows = [["a", "n", ""], ["ünique", "1", "x"], ["", "100", ""]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(super::table(&rows, 1), "a         n\nünique    1  x\n        100\n");
+    }
+
     #[test]
     fn nothing_that_commands_a_terminal_is_left() {
         assert_eq!(super::harmless("a\tb\n\u{1b}[2J\r\u{7f}\u{9b}ü\u{1f600}"), "a\tb\n␛[2J␍␡\u{fffd}ü\u{1f600}");

@@ -43,8 +43,20 @@ fn commands_in_documents_run() {
 
 #[test]
 fn commands_in_help_run() {
-    let verbs =
-        ["run", "score", "bench", "inspect", "tokenize", "tokenizer", "chat-format", "synth", "adapter", "tune"];
+    let verbs = [
+        "run",
+        "score",
+        "bench",
+        "inspect",
+        "tokenize",
+        "tokenizer",
+        "chat-format",
+        "synth",
+        "adapter",
+        "tune",
+        "key",
+        "usage",
+    ];
     let below = [
         "adapter inspect",
         "adapter convert",
@@ -54,6 +66,9 @@ fn commands_in_help_run() {
         "tune plan",
         "tune run",
         "tune log",
+        "key new",
+        "key list",
+        "key revoke",
     ];
     let help = |verb: &str| text(&Command::new(PUNA).arg("help").args(verb.split_whitespace()).output().unwrap());
     let listed = help("");
@@ -75,7 +90,7 @@ fn commands_in_help_run() {
         verbs.lines().take_while(|line| line.starts_with("  ")).count()
     };
     assert_eq!(n_listed(&listed), verbs.len() + 1, "the verbs and help itself: {listed}");
-    for verb in ["adapter", "tune"] {
+    for verb in ["adapter", "tune", "key"] {
         let n_below = below.iter().filter(|name| name.starts_with(verb)).count();
         assert_eq!(n_listed(&help(verb)), n_below + 1, "the same below {verb}");
     }
@@ -205,7 +220,9 @@ fn tiktoken() -> String {
 fn sh(dir: &Path, line: &str) -> Output {
     let path = format!("{}:{}", dir.join("bin").display(), std::env::var("PATH").unwrap_or_default());
     let script = format!("printf 'Hello' | {{ {line}; }}");
-    Command::new("sh").args(["-ec", &script]).current_dir(dir).env("PATH", path).output().unwrap()
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", &script]).current_dir(dir).env("PATH", path).env("PUNA_HOME", dir.join("home"));
+    shell.output().unwrap()
 }
 
 fn text(output: &Output) -> String {

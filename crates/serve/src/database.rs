@@ -75,7 +75,7 @@ pub enum Error {
         problem: String,
     },
     /// Another process does not let go of the file.
-    #[error("{}: the database is locked: another process has been writing to it for {} s", path.display(), PATIENCE.as_secs())]
+    #[error("{}: the database is locked: somebody has been writing to it for {} s", path.display(), PATIENCE.as_secs())]
     Locked {
         /// The file.
         path: PathBuf,

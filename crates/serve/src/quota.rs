@@ -362,7 +362,11 @@ mod tests {
         }
 
         #[test]
-        fn what_is_given_back_is_free_again(limit in 1..1_000_000u64, reserved in 0..1_000_000u64, used in 0..1_000_000u64) {
+        fn what_is_given_back_is_free_again(
+            limit in 1..1_000_000u64,
+            reserved in 0..1_000_000u64,
+            used in 0..1_000_000u64,
+        ) {
             let (reserved, used) = (reserved % (limit + 1), used % (limit + 1));
             let mut quota = Quota::new(Limits { tokens_per_day: Some(limit), ..Limits::default() });
             let admission = quota.admit(seconds(5), reserved).unwrap();

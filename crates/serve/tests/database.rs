@@ -179,7 +179,8 @@ proptest! {
     #[test]
     fn damage_is_an_error_that_names_the_file(
         damages in prop::collection::vec(prop_oneof![
-            (any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 1..300)).prop_map(|(at, bytes)| Damage::Bytes(at, bytes)),
+            (any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 1..300))
+                .prop_map(|(at, bytes)| Damage::Bytes(at, bytes)),
             any::<prop::sample::Index>().prop_map(Damage::Cut),
         ], 1..6),
     ) {
