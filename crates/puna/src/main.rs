@@ -47,6 +47,8 @@ enum Verb {
     Tune(tune::Args),
     #[command(name = sandbox::VERB, hide = true)]
     TemplateWorker,
+    #[command(name = puna_interpreter::VERB, hide = true)]
+    InterpreterWorker,
 }
 
 /// Exit code for bad input: the same as for a command line that can't be parsed.
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Adapter(args) => adapter::run(args),
         Verb::Tune(args) => tune::run(args),
         Verb::TemplateWorker => sandbox::work(),
+        Verb::InterpreterWorker => puna_interpreter::worker().map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
