@@ -245,7 +245,8 @@ fn files_of_others_cannot_be_read() {
     // Around the corner.
     paths.push("/usr/lib/../../etc/passwd".into());
     let reads = paths.iter().map(|path| format!("open({path:?}).read(100)"));
-    let folders = ["/root", "/home", "/etc", "/tmp", "/proc", "/var", "/sys"];
+    // Not `/etc`, whose stand-in has one file, for the loader of libraries.
+    let folders = ["/root", "/home", "/tmp", "/proc", "/var", "/sys"];
     refused("import os", &reads.chain(folders.map(|path| format!("os.listdir({path:?})"))).collect::<Vec<_>>());
 }
 

@@ -1,6 +1,5 @@
 //! Landlock: which files the process may open, in the kernel's own words.
 
-use super::failed;
 use super::root::DEVICES;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr,
@@ -17,8 +16,11 @@ const WANTED: ABI = ABI::V7;
 ///
 /// Where there is a scratch folder, there is also a root directory that holds nothing else: then any version will do.
 pub fn restrict(readable: &[PathBuf], scratch: Option<&Path>) -> Result<Option<u32>, String> {
-    let status = rules(readable, scratch).map_err(failed("Landlock (version 3 is in Linux 6.2)"))?;
-    Ok(match status {
+    let status = rules(readable, scratch).map_err(|error| match error {
+        RulesetError::HandleAccesses(_) => "expected version 3 (Linux 6.2), found an older one, or none".into(),
+        error => format!("Landlock: {error}"),
+    });
+    Ok(match status? {
         LandlockStatus::Available { effective_abi, .. } => Some(effective_abi as u32),
         _ => None,
     })

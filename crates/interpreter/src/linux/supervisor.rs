@@ -39,16 +39,30 @@ pub fn supervise(sandbox: &Sandbox, code: &str, parent: u32) -> Result<(Protecti
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
+        .map(Confined)
         .map_err(failed("a process for the code"))?;
-    let mut input = child.stdin.take().expect("piped");
-    let mut output = File::from(OwnedFd::from(child.stdout.take().expect("piped")));
-    let errors = File::from(OwnedFd::from(child.stderr.take().expect("piped")));
+    let Confined(process) = &mut child;
+    let mut input = process.stdin.take().expect("piped");
+    let mut output = File::from(OwnedFd::from(process.stdout.take().expect("piped")));
+    let errors = File::from(OwnedFd::from(process.stderr.take().expect("piped")));
     let mut request = serde_json::to_vec(&Request::Confine(sandbox.clone())).map_err(failed("a request"))?;
     request.push(b'\n');
     input.write_all(&request).map_err(failed("a request"))?;
     let protections = report(&mut output)?;
     let run = Run::new(child, input, code, [output, errors], &sandbox.limits)?;
     Ok((protections, run.finish()?))
+}
+
+/// The process with the code. However the supervisor ends, it is reaped: a server may be a container's first process, and
+/// would inherit it.
+struct Confined(Child);
+
+impl Drop for Confined {
+    fn drop(&mut self) {
+        // It may have ended, and been waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The first line. What follows is Python's, so it is read byte by byte.
@@ -74,7 +88,7 @@ enum Event {
 }
 
 struct Run<'a> {
-    child: Child,
+    child: Confined,
     handle: OwnedFd,
     exited: bool,
     input: Option<ChildStdin>,
@@ -96,14 +110,14 @@ enum Killed {
 
 impl<'a> Run<'a> {
     fn new(
-        child: Child,
+        child: Confined,
         input: ChildStdin,
         code: &'a str,
         outputs: [File; 2],
         limits: &'a Limits,
     ) -> Result<Self, String> {
         Ok(Self {
-            handle: pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(failed("the process"))?,
+            handle: pidfd_open(Pid::from_child(&child.0), PidfdFlags::empty()).map_err(failed("the process"))?,
             child,
             exited: false,
             input: Some(input),
@@ -127,7 +141,7 @@ impl<'a> Run<'a> {
             }
         }
         let wall = self.started.elapsed();
-        let status = self.child.wait().map_err(failed("the process"))?;
+        let status = self.child.0.wait().map_err(failed("the process"))?;
         let cpu = children_cpu()?;
         let status = match (self.killed, status.code(), status.signal()) {
             (Some(Killed::Stop), ..) => return Err("stopped".into()),
@@ -208,7 +222,7 @@ impl<'a> Run<'a> {
         if self.killed.is_none() && !self.exited {
             self.killed = Some(reason);
             // It may have ended just now.
-            let _ = self.child.kill();
+            let _ = self.child.0.kill();
         }
     }
 }

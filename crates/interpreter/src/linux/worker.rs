@@ -3,7 +3,7 @@
 use super::protocol::{Report, Request, Sandbox};
 use super::{confinement, failed, supervisor};
 use crate::{Error, MAX_CODE, SCRATCH};
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -56,5 +56,11 @@ fn become_python(sandbox: &Sandbox) -> String {
         .envs([("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"), ("MKL_NUM_THREADS", "1")])
         .current_dir(home)
         .exec();
-    format!("{}: {error}", sandbox.python.display())
+    let hint = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            " (of a server that runs as root, code runs as nobody, who must be able to read it)"
+        }
+        _ => "",
+    };
+    format!("{}: {error}{hint}", sandbox.python.display())
 }
