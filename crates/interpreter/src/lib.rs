@@ -11,8 +11,8 @@
 //!
 //! # How
 //!
-//! The server has threads, so it can't change itself in a fork. Its binary is started again as a worker (the hidden verb
-//! [`VERB`], which calls [`worker`]), in two steps:
+//! The server has threads, so it can't change itself in a fork. Its binary is started again as a worker (the hidden
+//! verb [`VERB`], which calls [`worker`]), in two steps:
 //!
 //! 1. The *supervisor* gives up root, enters new namespaces, starts the second step, feeds it the code, collects what
 //!    it prints and kills it when a limit is reached, when the server says so, or when the server is gone.
@@ -27,9 +27,9 @@
 //! and sizes of the server's files can be seen, though not what is in them.
 //!
 //! The list of system calls ([seccomp]) is needed in any case. It has no call that makes a process, so there is exactly
-//! one, and the kernel's limits on a process are limits on the run; when it ends, nothing can be left behind. A call that
-//! is not on the list fails with *Operation not permitted*, which Python reports as an exception, so the model can read
-//! what was refused.
+//! one, and the kernel's limits on a process are limits on the run; when it ends, nothing can be left behind. A call
+//! that is not on the list fails with *Operation not permitted*, which Python reports as an exception, so the model can
+//! read what was refused.
 //!
 //! Memory is limited by address space: whoever asks for more is refused, and Python raises `MemoryError`.
 //!

@@ -1,5 +1,5 @@
-//! What a stranger's code can do in the sandbox, and what it can't. Every test but the ones on namespaces themselves runs
-//! with namespaces and without them, as far as the kernel goes along.
+//! What a stranger's code can do in the sandbox, and what it can't. Every test but the ones on namespaces themselves
+//! runs with namespaces and without them, as far as the kernel goes along.
 
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 #![allow(clippy::unwrap_used, reason = "tests may")]
@@ -128,8 +128,15 @@ fn endless_loops_end() {
             assert_eq!(output.status, Status::TimedOut);
             assert!(output.wall >= Duration::from_secs(2));
         }
-        let deaf = "import signal, time\nfor it in range(1, 65):\n    try: signal.signal(it, signal.SIG_IGN)\n    except \
-                    (OSError, ValueError): pass\ntime.sleep(1000)";
+        let deaf = "
+import signal, time
+for it in range(1, 65):
+    try:
+        signal.signal(it, signal.SIG_IGN)
+    except (OSError, ValueError):
+        pass
+time.sleep(1000)
+";
         assert_eq!(run(&interpreter, deaf).status, Status::TimedOut);
     }
 }
@@ -335,7 +342,11 @@ except OSError as error:
         }
         assert!(!Path::new(SCRATCH).exists());
         // Nor can code be brought along.
-        let code = "import ctypes, glob, shutil\nshutil.copy(glob.glob('/lib/*/libz.so.1')[0], 'own.so')\nctypes.CDLL('./own.so')";
+        let code = "
+import ctypes, glob, shutil
+shutil.copy(glob.glob('/lib/*/libc.so.6')[0], 'own.so')
+ctypes.CDLL('./own.so')
+";
         let output = run(&interpreter, code);
         assert!(output.stderr.text.contains("failed to map"), "{}", output.stderr.text);
         // Files without end, and one that is too long.

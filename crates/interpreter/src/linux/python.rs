@@ -1,5 +1,5 @@
-//! What a Python installation consists of. Python knows; it is asked once, outside of the sandbox, before any stranger's
-//! code.
+//! What a Python installation consists of. Python knows; it is asked once, outside of the sandbox, before any
+//! stranger's code.
 
 use super::failed;
 use crate::Error;

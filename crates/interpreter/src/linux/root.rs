@@ -1,4 +1,5 @@
-//! A root directory of its own: what Python reads, read only, a scratch folder, and two devices. Needs a mount namespace.
+//! A root directory of its own: what Python reads, read only, a scratch folder, and two devices. Needs a mount
+//! namespace.
 
 use super::failed;
 use crate::SCRATCH;

@@ -1,4 +1,5 @@
-//! The supervisor: starts the confined process, feeds it the code, collects what it prints, and sees to it that it ends.
+//! The supervisor: starts the confined process, feeds it the code, collects what it prints, and sees to it that it
+//! ends.
 
 use super::capture::Capture;
 use super::protocol::{Report, Request, Sandbox};
@@ -53,8 +54,8 @@ pub fn supervise(sandbox: &Sandbox, code: &str, parent: u32) -> Result<(Protecti
     Ok((protections, run.finish()?))
 }
 
-/// The process with the code. However the supervisor ends, it is reaped: a server may be a container's first process, and
-/// would inherit it.
+/// The process with the code. However the supervisor ends, it is reaped: a server may be a container's first process,
+/// and would inherit it.
 struct Confined(Child);
 
 impl Drop for Confined {

@@ -202,8 +202,8 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 pub fn restrict(namespaces: bool) -> Result<usize, String> {
     let allowed = allowed(namespaces).map_err(failed("system calls"))?;
     let count = allowed.len();
-    // The C library tries this call for a thread, and an older one if there is none. Its arguments are in memory, where a
-    // filter can't look, so there is none.
+    // The C library tries this call for a thread, and an older one if there is none. Its arguments are in memory, where
+    // a filter can't look, so there is none.
     let absent = Rules::from([(libc::SYS_clone3, Vec::new())]);
     let absent = filter(absent, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
     let allowed = filter(allowed, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)?;

@@ -47,7 +47,8 @@ fn answer(what: &impl serde::Serialize) -> Result<(), String> {
 fn become_python(sandbox: &Sandbox) -> String {
     let home = Path::new(if sandbox.namespaces { SCRATCH } else { "/" });
     let error = Command::new(&sandbox.python)
-        // Isolated from its environment, without caches of compiled files, text in UTF-8, the program on standard input.
+        // Isolated from its environment, without caches of compiled files, text in UTF-8, the program on standard
+        // input.
         .args(["-I", "-B", "-X", "utf8", "-"])
         .env_clear()
         .envs([("HOME", home), ("TMPDIR", home)])
