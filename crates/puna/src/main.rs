@@ -54,6 +54,8 @@ enum Verb {
     Usage(usage::Args),
     #[command(name = sandbox::VERB, hide = true)]
     TemplateWorker,
+    #[command(name = puna_interpreter::VERB, hide = true)]
+    InterpreterWorker,
 }
 
 /// Exit code for bad input: the same as for a command line that can't be parsed.
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Verb::Key(args) => key::run(args),
         Verb::Usage(args) => usage::run(args),
         Verb::TemplateWorker => sandbox::work(),
+        Verb::InterpreterWorker => puna_interpreter::worker().map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

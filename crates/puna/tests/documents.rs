@@ -45,6 +45,7 @@ fn commands_in_documents_run() {
 fn commands_in_help_run() {
     let verbs = [
         "run",
+        "serve",
         "score",
         "bench",
         "inspect",
@@ -127,9 +128,21 @@ fn run_all(commands: &[(String, String)]) {
                 fs::remove_dir_all(out).unwrap();
             }
         }
+        if line.starts_with("puna serve") {
+            line = until_serving(&line);
+        }
         let output = sh(dir.path(), &line);
         assert!(output.status.success(), "{place}: {command}\n{}", text(&output));
     }
+}
+
+/// A server, on any free port, up to the moment when it would answer.
+fn until_serving(line: &str) -> String {
+    let line = line.replace("--port 8000", "");
+    format!(
+        "{line} --port 0 2> served & pid=$!; for i in $(seq 600); do grep -q '^serving' served && break; sleep 0.1; done; \
+         cat served; grep -q '^serving' served; kill $pid; wait $pid"
+    )
 }
 
 /// A directory with all that the commands name.
