@@ -2,7 +2,7 @@
 
 use puna_conformance::{models, numbers, read, read_json};
 use puna_cpu::{Cpu, Instructions};
-use puna_engine::sampler::{argmax, log_probability};
+use puna_engine::sampler::{LogProbabilities, argmax};
 use puna_engine::{Engine, Sequence};
 use puna_llama::{KvFormat, Llama, LoadOptions};
 use safetensors::SafeTensors;
@@ -115,7 +115,7 @@ fn greedy_continuations_and_likelihoods() {
                 let mut sum = 0.0;
                 let each = &mut |position: usize, logits: &[f32]| {
                     let next = ids.get(position + 1);
-                    sum -= next.map_or(0.0, |next| f64::from(log_probability(logits, *next)));
+                    sum -= next.map_or(0.0, |next| f64::from(LogProbabilities::new(logits).of(*next)));
                 };
                 engine.score(&ids, each).expect("a valid prompt");
                 let found = sum / (ids.len() - 1) as f64;

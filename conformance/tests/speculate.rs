@@ -3,7 +3,8 @@
 use puna_conformance::{models, read};
 use puna_cpu::Cpu;
 use puna_engine::{
-    DraftModel, Drafted, Drafter, Engine, Generation, Limits, PromptLookup, Sampler, Sampling, Sequence, Speculator,
+    BatchLimits, Batcher, DraftModel, Drafted, Drafter, Engine, Event, Limits, PromptLookup, Request, Sampling, Scope,
+    Scored, Speculator,
 };
 use puna_llama::{KvFormat, Llama, LoadOptions};
 use std::time::Instant;
@@ -25,28 +26,32 @@ struct Answer {
     drafted: Drafted,
 }
 
-fn answer(engine: &mut Engine, prompt: &[u32], sampling: &Sampling, mut speculator: Option<&mut Speculator>) -> Answer {
-    let mut sequence = Sequence::default();
-    let vocab_size = engine.model().config().vocab_size;
-    let sampler = Sampler::new(sampling.clone(), vocab_size, prompt, 0).expect("valid");
-    let logits = engine.prefill(&mut sequence, prompt, &mut |_, _| true).expect("fits").expect("not cancelled");
-    let limits = Limits { max_tokens: N_TOKENS, stop_tokens: Vec::new() };
-    let mut generation = Generation::new(sampler, limits, logits);
-    let mut tokens = Vec::new();
-    let start = Instant::now();
-    if let Some(speculator) = &mut speculator {
-        speculator.begin();
-    }
-    while let Some(token) = generation.take() {
-        tokens.push((token.id, token.logprob.to_bits()));
-        match &mut speculator {
-            Some(speculator) => generation.speculate(engine, &mut sequence, token, speculator).expect("fits"),
-            None => generation.advance(engine, &mut sequence, token).expect("fits"),
+/// With the batcher's speculator, if it has one.
+fn answer(batcher: &mut Batcher, prompt: &[u32], sampling: &Sampling) -> Answer {
+    let request = Request {
+        prompt: prompt.to_vec(),
+        sampling: sampling.clone(),
+        seed: 0,
+        limits: Limits { max_tokens: N_TOKENS, stop_tokens: Vec::new() },
+        scope: Scope([0; 32]),
+        adapter: None,
+        top: 0,
+        prompt_scores: None,
+        speculate: true,
+    };
+    batcher.submit(request).expect("fits");
+    let (mut tokens, mut start) = (Vec::new(), None);
+    while batcher.step(&mut |_, event| match event {
+        Event::Token(Scored { token, .. }) => {
+            start.get_or_insert_with(Instant::now);
+            tokens.push((token.id, token.logprob.to_bits()));
         }
-    }
-    let rate = (N_TOKENS - 1) as f64 / start.elapsed().as_secs_f64();
-    engine.release(sequence);
-    Answer { tokens, rate, drafted: speculator.map(|s| s.counts()).unwrap_or_default() }
+        Event::Failed(error) => panic!("{error}"),
+        _ => {}
+    }) {}
+    let seconds = start.expect("a first token").elapsed().as_secs_f64();
+    let drafted = batcher.speculator().map(Speculator::counts).unwrap_or_default();
+    Answer { tokens, rate: (N_TOKENS - 1) as f64 / seconds, drafted }
 }
 
 #[test]
@@ -64,14 +69,15 @@ fn guesses_change_no_token() {
     let sampled =
         Sampling { temperature: 0.6, top_p: 0.9, repetition_penalty: 1.02, seed: Some(1), ..Sampling::default() };
     for form in ["gguf/q4_0.gguf", "gguf/q4_k_m.gguf", "gguf/q8_0.gguf", "gguf/f16.gguf", "hf", "hf-fp8"] {
-        let mut engine = engine(form);
+        let mut batcher = Batcher::new(engine(form), None, BatchLimits::default());
         for (name, prompt) in &prompts {
             let bos = tokenizer.bos().expect("Llama 3 has one");
             let prompt: Vec<u32> = std::iter::once(bos).chain(tokenizer.encode(prompt)).collect();
             for (how, sampling) in [("greedy", &greedy), ("sampled", &sampled)] {
                 // The first time warms up.
-                answer(&mut engine, &prompt, sampling, None);
-                let plain = answer(&mut engine, &prompt, sampling, None);
+                batcher.set_speculator(None);
+                answer(&mut batcher, &prompt, sampling);
+                let plain = answer(&mut batcher, &prompt, sampling);
                 print!("{form}, {name}, {how}: plain {:.0} tokens/s", plain.rate);
                 let lookup = || Box::new(PromptLookup::new()) as Box<dyn Drafter>;
                 let model = |engine: &Engine| {
@@ -81,14 +87,14 @@ fn guesses_change_no_token() {
                 for (who, drafters, clock) in [
                     ("lookup", vec![lookup()], true),
                     ("lookup, costs assumed", vec![lookup()], false),
-                    ("draft in Q2_K, costs assumed", vec![model(&engine)], false),
-                    ("both", vec![lookup(), model(&engine)], true),
+                    ("draft in Q2_K, costs assumed", vec![model(batcher.engine())], false),
+                    ("both", vec![lookup(), model(batcher.engine())], true),
                 ] {
                     let start = Instant::now();
                     let clock = clock.then(|| Box::new(move || start.elapsed().as_secs_f64()) as _);
-                    let mut speculator = Speculator::new(drafters, clock);
-                    answer(&mut engine, &prompt, sampling, Some(&mut speculator));
-                    let speculated = answer(&mut engine, &prompt, sampling, Some(&mut speculator));
+                    batcher.set_speculator(Some(Speculator::new(drafters, clock)));
+                    answer(&mut batcher, &prompt, sampling);
+                    let speculated = answer(&mut batcher, &prompt, sampling);
                     assert_eq!(plain.tokens, speculated.tokens, "{form}, {name}, {how}, {who}");
                     let Drafted { drafted, accepted } = speculated.drafted;
                     print!("; {who} {:.2} × ({accepted}/{drafted})", speculated.rate / plain.rate);
