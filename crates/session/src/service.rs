@@ -289,6 +289,8 @@ impl Service {
     pub fn status(&self) -> Status {
         let shared = &self.shared;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // Let go before the next look at the pulse.
+        let passes = shared.pulse.pass().passes;
         Status {
             load: *shared.load.lock().unwrap_or_else(PoisonError::into_inner),
             requests: shared.requests.load(Ordering::Relaxed),
@@ -297,7 +299,7 @@ impl Service {
             cached_tokens: count(&shared.cached_tokens),
             generated_tokens: count(&shared.generated_tokens),
             damaged: count(&shared.damaged),
-            passes: shared.pulse.pass().passes,
+            passes,
             alive: shared.pulse.alive(),
         }
     }
