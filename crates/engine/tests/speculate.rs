@@ -253,7 +253,7 @@ fn lookup_finds_loops() {
     // Greedy answers of a model that sees little of the past go round.
     let sampling = greedy();
     let case = long_answer(&sampling);
-    let mut batcher = batcher(Fake::new(VOCAB, 256, 5));
+    let mut batcher = batcher(Fake::new(VOCAB, 256, 1));
     let plain = answer(&mut batcher, &case);
     let lookup = Speculator::new(vec![Box::new(PromptLookup::new())], None);
     let (speculated, counts) = speculating(&mut batcher, &case, lookup);
