@@ -10,7 +10,7 @@ use puna_engine::{
     BatchLimits, Batcher, DraftModel, Drafted, Drafter, Engine, Error, Event, Finish, Limits, PromptLookup, Request,
     Sampling, Scope, Scored, Speculator,
 };
-use puna_llama::{Batch, Config, KvShape, Model};
+use puna_llama::{Model, Through};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
@@ -273,34 +273,12 @@ fn what_does_not_pay_ends_by_the_clock() {
     };
     // A machine on which every token costs as much as the first: time is what the fake model has computed.
     let n_rows = Arc::new(Mutex::new(0.0));
-    struct Slow(Fake, Arc<Mutex<f64>>);
-    impl Model for Slow {
-        fn config(&self) -> &Config {
-            self.0.config()
-        }
-        fn kv_shape(&self) -> &KvShape {
-            self.0.kv_shape()
-        }
-        fn max_batch(&self) -> usize {
-            self.0.max_batch()
-        }
-        fn describe(&self) -> String {
-            self.0.describe()
-        }
-        fn bytes_per_token(&self) -> u64 {
-            1
-        }
-        fn forward(
-            &mut self,
-            batch: &Batch<'_>,
-            adapters: &[Option<u32>],
-            logits: &mut Vec<f32>,
-        ) -> Result<(), puna_llama::Error> {
-            *self.1.lock().unwrap() += batch.ids.len() as f64;
-            self.0.forward(batch, adapters, logits)
-        }
-    }
-    let mut batcher = batcher(Slow(Fake::new(VOCAB, 256, 1), n_rows.clone()));
+    let computed = n_rows.clone();
+    let fake = Box::new(Fake::new(VOCAB, 256, 1));
+    let mut batcher = batcher(Through::new(fake, move |model, batch, adapters, logits| {
+        *computed.lock().unwrap() += batch.ids.len() as f64;
+        model.forward(batch, adapters, logits)
+    }));
     // Every other guess is right.
     let half =
         rule(move |ids, n| Ok((ids.len()..text.len()).take(n).map(|at| (text[at] + at as u32 % 2) % 24).collect()));

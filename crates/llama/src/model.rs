@@ -28,6 +28,52 @@ pub trait Model: Send {
     fn forward(&mut self, batch: &Batch<'_>, adapters: &[Option<u32>], logits: &mut Vec<f32>) -> Result<(), Error>;
 }
 
+/// Runs a forward pass of the model that it is given; the rest is as in [`Model::forward`].
+type Forward = dyn FnMut(&mut dyn Model, &Batch<'_>, &[Option<u32>], &mut Vec<f32>) -> Result<(), Error> + Send;
+
+/// A model whose forward passes go through a function: it runs them, and may watch them or change their logits. All else
+/// is the model's own.
+pub struct Through {
+    model: Box<dyn Model>,
+    forward: Box<Forward>,
+}
+
+impl Through {
+    /// Puts a function in front of a model.
+    pub fn new(
+        model: Box<dyn Model>,
+        forward: impl FnMut(&mut dyn Model, &Batch<'_>, &[Option<u32>], &mut Vec<f32>) -> Result<(), Error> + Send + 'static,
+    ) -> Through {
+        Through { model, forward: Box::new(forward) }
+    }
+}
+
+impl Model for Through {
+    fn config(&self) -> &Config {
+        self.model.config()
+    }
+
+    fn kv_shape(&self) -> &KvShape {
+        self.model.kv_shape()
+    }
+
+    fn max_batch(&self) -> usize {
+        self.model.max_batch()
+    }
+
+    fn describe(&self) -> String {
+        self.model.describe()
+    }
+
+    fn bytes_per_token(&self) -> u64 {
+        self.model.bytes_per_token()
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>, adapters: &[Option<u32>], logits: &mut Vec<f32>) -> Result<(), Error> {
+        (self.forward)(&mut *self.model, batch, adapters, logits)
+    }
+}
+
 /// The KV cache that a model needs for `n_tokens` tokens.
 pub fn kv_shape(config: &Config, format: KvFormat, n_tokens: usize) -> KvShape {
     KvShape {

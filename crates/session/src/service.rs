@@ -4,7 +4,7 @@
 //! wait. A [`Ticket`] that is dropped ends its request before the next forward pass.
 
 use puna_engine::{Batcher, Event, Load, Request, RequestId};
-use puna_llama::{Batch, Config, KvShape, Model};
+use puna_llama::{Model, Through};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -110,53 +110,19 @@ impl Pulse {
 
     /// A model whose forward passes are seen.
     pub fn watch(self: &Arc<Self>, model: Box<dyn Model>) -> Box<dyn Model> {
-        Box::new(Watched { model, pulse: self.clone() })
-    }
-}
-
-/// A model whose forward passes are seen.
-struct Watched {
-    model: Box<dyn Model>,
-    pulse: Arc<Pulse>,
-}
-
-impl Model for Watched {
-    fn config(&self) -> &Config {
-        self.model.config()
-    }
-
-    fn kv_shape(&self) -> &KvShape {
-        self.model.kv_shape()
-    }
-
-    fn max_batch(&self) -> usize {
-        self.model.max_batch()
-    }
-
-    fn describe(&self) -> String {
-        self.model.describe()
-    }
-
-    fn bytes_per_token(&self) -> u64 {
-        self.model.bytes_per_token()
-    }
-
-    fn forward(
-        &mut self,
-        batch: &Batch<'_>,
-        adapters: &[Option<u32>],
-        logits: &mut Vec<f32>,
-    ) -> Result<(), puna_llama::Error> {
-        let start = Instant::now();
-        let n_tokens = batch.ids.len();
-        self.pulse.pass().current = Some((start, n_tokens));
-        let result = self.model.forward(batch, adapters, logits);
-        let mut pass = self.pulse.pass();
-        pass.current = None;
-        pass.passes += 1;
-        let seconds = start.elapsed().as_secs_f64() / n_tokens.max(1) as f64;
-        pass.slowest = Some(pass.slowest.map_or(seconds, |slowest| slowest.max(seconds)));
-        result
+        let pulse = self.clone();
+        Box::new(Through::new(model, move |model, batch, adapters, logits| {
+            let start = Instant::now();
+            let n_tokens = batch.ids.len();
+            pulse.pass().current = Some((start, n_tokens));
+            let result = model.forward(batch, adapters, logits);
+            let mut pass = pulse.pass();
+            pass.current = None;
+            pass.passes += 1;
+            let seconds = start.elapsed().as_secs_f64() / n_tokens.max(1) as f64;
+            pass.slowest = Some(pass.slowest.map_or(seconds, |slowest| slowest.max(seconds)));
+            result
+        }))
     }
 }
 
@@ -198,8 +164,6 @@ pub struct Service {
     context: usize,
     vocab_size: usize,
     next_ticket: AtomicU64,
-    /// What computes, for people.
-    description: String,
 }
 
 /// A request that is in. Dropped, it ends the request.
@@ -229,29 +193,18 @@ impl Service {
             damaged: AtomicU64::new(0),
             load: Mutex::new(batcher.load()),
         });
-        let (context, model) = (batcher.context(), batcher.engine().model());
-        let (vocab_size, description) = (model.config().vocab_size, model.describe());
+        let (context, vocab_size) = (batcher.context(), batcher.engine().model().config().vocab_size);
         let worker = Worker { batcher, shared: shared.clone(), answers: HashMap::new(), tickets: HashMap::new() };
         std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || worker.run(&received))
             .expect("a thread for the engine can be started");
-        Service { commands, shared, limits, context, vocab_size, next_ticket: AtomicU64::new(0), description }
+        Service { commands, shared, limits, context, vocab_size, next_ticket: AtomicU64::new(0) }
     }
 
     /// Tokens that prompt and answer may have together.
     pub fn context(&self) -> usize {
         self.context
-    }
-
-    /// Tokens that the model knows.
-    pub fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-
-    /// What computes, for people.
-    pub fn describe(&self) -> &str {
-        &self.description
     }
 
     /// Takes a request. Its events go to `sink`.

@@ -12,58 +12,29 @@ use crate::speculate::draft_context;
 use anyhow::{Result, bail, ensure};
 use puna_engine::{
     BatchLimits, Batcher, DraftModel, Drafted, Drafter, Engine, Event, Limits, PromptLookup, Request, Sampling, Scope,
-    Scored, Speculator,
+    Scored,
 };
-use puna_llama::{Batch, Config, KvShape, Model};
+use puna_llama::{Model, Through};
+use puna_session::speculator;
 use serde_json::json;
 use std::io::Write;
 use std::time::Instant;
 
 /// A model whose most probable token after each position is that of a text.
-struct Reciting {
-    model: Box<dyn Model>,
-    text: Vec<u32>,
-}
-
-impl Model for Reciting {
-    fn config(&self) -> &Config {
-        self.model.config()
-    }
-
-    fn kv_shape(&self) -> &KvShape {
-        self.model.kv_shape()
-    }
-
-    fn max_batch(&self) -> usize {
-        self.model.max_batch()
-    }
-
-    fn describe(&self) -> String {
-        self.model.describe()
-    }
-
-    fn bytes_per_token(&self) -> u64 {
-        self.model.bytes_per_token()
-    }
-
-    fn forward(
-        &mut self,
-        batch: &Batch<'_>,
-        adapters: &[Option<u32>],
-        logits: &mut Vec<f32>,
-    ) -> Result<(), puna_llama::Error> {
-        self.model.forward(batch, adapters, logits)?;
+fn reciting(model: Box<dyn Model>, text: Vec<u32>) -> Box<dyn Model> {
+    Box::new(Through::new(model, move |model, batch, adapters, logits| {
+        model.forward(batch, adapters, logits)?;
         let positions: Vec<usize> = batch.positions().collect();
-        let rows = logits.chunks_exact_mut(self.model.config().vocab_size);
+        let rows = logits.chunks_exact_mut(model.config().vocab_size);
         for (row, logits) in batch.outputs.iter().zip(rows) {
-            if let Some(id) = self.text.get(positions[*row] + 1) {
+            if let Some(id) = text.get(positions[*row] + 1) {
                 // Little above the others, so that its probability still tells of all of them.
                 let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 logits[*id as usize] = largest + 1.0;
             }
         }
         Ok(())
-    }
+    }))
 }
 
 /// The text with a share of its tokens from `start` on, spread at random, replaced by others.
@@ -143,18 +114,14 @@ pub fn run(args: &Args) -> Result<()> {
             );
             let draft_model = args.load(&mut machine, &draft, draft_context(&draft.config, context))?;
             let guesses = altered(&text, n_prompt, acceptance, vocab_size);
-            let reciting = Reciting { model: draft_model.model, text: guesses };
-            let engine = Engine::new(Box::new(reciting), draft_model.context);
+            let engine = Engine::new(reciting(draft_model.model, guesses), draft_model.context);
             let draft = DraftModel::new(engine, model.bytes_per_token());
             (Box::new(draft), path.display().to_string())
         }
     };
     let prompt = text[..n_prompt].to_vec();
-    let engine = Engine::new(Box::new(Reciting { model, text }), context);
-    let start = Instant::now();
-    let clock = Box::new(move || start.elapsed().as_secs_f64());
-    let speculator = Speculator::new(vec![drafter], Some(clock));
-    let mut batcher = Batcher::new(engine, Some(speculator), BatchLimits::default());
+    let engine = Engine::new(reciting(model, text), context);
+    let mut batcher = Batcher::new(engine, Some(speculator(vec![drafter])), BatchLimits::default());
 
     let n_repeats = usize::from(args.repeats);
     let bar = show::token_bar("measuring", (n_prompt + 2 * (n_repeats + 1) * tokens) as u64);
