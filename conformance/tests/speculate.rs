@@ -3,8 +3,8 @@
 use puna_conformance::{models, read};
 use puna_cpu::Cpu;
 use puna_engine::{
-    BatchLimits, Batcher, DraftModel, Drafted, Drafter, Engine, Event, Limits, PromptLookup, Request, Sampling, Scope,
-    Scored, Speculator,
+    BatchLimits, Batcher, DraftModel, Drafted, Drafter, Engine, Event, Limits, PromptLookup, Request, Sampling, Scored,
+    Speculator,
 };
 use puna_llama::{KvFormat, Llama, LoadOptions};
 use std::time::Instant;
@@ -28,18 +28,8 @@ struct Answer {
 
 /// With the batcher's speculator, if it has one.
 fn answer(batcher: &mut Batcher, prompt: &[u32], sampling: &Sampling) -> Answer {
-    let request = Request {
-        prompt: prompt.to_vec(),
-        sampling: sampling.clone(),
-        seed: 0,
-        limits: Limits { max_tokens: N_TOKENS, stop_tokens: Vec::new() },
-        scope: Scope([0; 32]),
-        adapter: None,
-        top: 0,
-        prompt_scores: None,
-        speculate: true,
-    };
-    batcher.submit(request).expect("fits");
+    let limits = Limits { max_tokens: N_TOKENS, stop_tokens: Vec::new() };
+    batcher.submit(Request::new(prompt.to_vec(), sampling.clone(), limits)).expect("fits");
     let (mut tokens, mut start) = (Vec::new(), None);
     while batcher.step(&mut |_, event| match event {
         Event::Token(Scored { token, .. }) => {

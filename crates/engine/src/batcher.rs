@@ -142,11 +142,6 @@ impl Batcher {
         &self.engine
     }
 
-    /// The engine, to be used directly. Sequences that are released there leave their pages to requests.
-    pub fn engine_mut(&mut self) -> &mut Engine {
-        &mut self.engine
-    }
-
     /// Who guesses.
     pub fn speculator(&self) -> Option<&Speculator> {
         self.speculator.as_ref()

@@ -12,8 +12,9 @@ use crate::PAGE_LEN;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
-/// Whose texts they are: sequences of one scope share what they have in common, and none with those of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Whose texts they are: sequences of one scope share what they have in common, and none with those of another. The default
+/// is that of everybody who was given no other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Scope(pub [u8; 32]);
 
 /// What comes before a page's tokens.

@@ -28,6 +28,21 @@ pub struct Request {
 }
 
 impl Request {
+    /// A prompt in the default scope, without adapter or scores, that may be guessed ahead.
+    pub fn new(prompt: Vec<u32>, sampling: Sampling, limits: Limits) -> Request {
+        Request {
+            prompt,
+            sampling,
+            seed: 0,
+            limits,
+            scope: Scope::default(),
+            adapter: None,
+            top: 0,
+            prompt_scores: None,
+            speculate: true,
+        }
+    }
+
     /// Checks the request for a model of `vocab_size` tokens with room for `context`.
     ///
     /// # Errors

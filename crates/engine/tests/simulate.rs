@@ -275,17 +275,9 @@ fn a_prefix_is_computed_once() {
     let mut batcher = Batcher::new(Fake::new(VOCAB, context, 7).engine(), None, BatchLimits::default());
     let mut ask = |n: usize, scope: u8| {
         let prompt: Vec<u32> = (0..n as u32).map(|i| i * i % VOCAB as u32).collect();
-        let request = Request {
-            prompt,
-            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-            seed: 0,
-            limits: Limits { max_tokens: 5, stop_tokens: vec![] },
-            scope: Scope([scope; 32]),
-            adapter: None,
-            top: 0,
-            prompt_scores: None,
-            speculate: false,
-        };
+        let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+        let request = Request::new(prompt, greedy, Limits { max_tokens: 5, stop_tokens: vec![] });
+        let request = Request { scope: Scope([scope; 32]), ..request };
         batcher.submit(request).unwrap();
         let (mut found, mut tokens) = (0, Vec::new());
         while batcher.step(&mut |_, event| match event {

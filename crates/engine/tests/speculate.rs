@@ -8,7 +8,7 @@ use fake::Fake;
 use proptest::prelude::*;
 use puna_engine::{
     BatchLimits, Batcher, DraftModel, Drafted, Drafter, Engine, Error, Event, Finish, Limits, PromptLookup, Request,
-    Sampling, Scope, Scored, Speculator,
+    Sampling, Scored, Speculator,
 };
 use puna_llama::{Model, Through};
 use std::sync::atomic::Ordering;
@@ -55,19 +55,8 @@ struct Case<'a> {
 
 /// With the batcher's speculator, if it has one.
 fn answer(batcher: &mut Batcher, case: &Case<'_>) -> Outcome {
-    let id = batcher
-        .submit(Request {
-            prompt: case.prompt.to_vec(),
-            sampling: case.sampling.clone(),
-            seed: 0,
-            limits: case.limits.clone(),
-            scope: Scope([0; 32]),
-            adapter: None,
-            top: 0,
-            prompt_scores: None,
-            speculate: true,
-        })
-        .unwrap();
+    let request = Request::new(case.prompt.to_vec(), case.sampling.clone(), case.limits.clone());
+    let id = batcher.submit(request).unwrap();
     let mut outcome = Outcome { tokens: Vec::new(), finish: None, error: None, n_passes: 0 };
     loop {
         let answering = !outcome.tokens.is_empty();

@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::error::ApiError;
 use axum::http::StatusCode;
-use puna_engine::{Event, Finish, Limits, PromptScores, Request, Sampling, Scope, Scored};
+use puna_engine::{Event, Finish, Limits, PromptScores, Request, Sampling, Scored};
 use puna_session::{AnswerText, Ticket, random_seed};
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,16 +25,28 @@ pub struct Ask {
     pub stop: Vec<String>,
     /// Goes on after the model's own end tokens.
     pub ignore_end: bool,
-    /// Special tokens are part of the text.
-    pub show_specials: bool,
-    /// Whose request it is.
-    pub scope: Scope,
     /// Which adapter sees it.
     pub adapter: Option<u32>,
     /// Most probable tokens that are named with each.
     pub top: usize,
     /// Whether the prompt is scored.
     pub prompt_scores: Option<PromptScores>,
+}
+
+impl Ask {
+    /// A prompt that is answered until the model ends.
+    pub fn new(prompt: Vec<u32>, sampling: Sampling, adapter: Option<u32>) -> Ask {
+        Ask {
+            prompt,
+            sampling,
+            max_tokens: None,
+            stop: Vec::new(),
+            ignore_end: false,
+            adapter,
+            top: 0,
+            prompt_scores: None,
+        }
+    }
 }
 
 /// A piece of an answer.
@@ -97,7 +109,6 @@ struct Answering {
     _ticket: Ticket,
     stop: Vec<String>,
     stop_tokens: Vec<u32>,
-    show_specials: bool,
     start: Instant,
 }
 
@@ -113,31 +124,21 @@ impl Answering {
         // All scores of a prompt may come before the reader is let run.
         let buffer = BUFFER + if ask.prompt_scores.is_some() { ask.prompt.len() } else { 0 };
         let (send, events) = mpsc::channel(buffer);
+        let limits = Limits { max_tokens: ask.max_tokens.unwrap_or(usize::MAX), stop_tokens: stop_tokens.clone() };
         let request = Request {
-            prompt: ask.prompt,
-            sampling: ask.sampling,
             seed: random_seed(),
-            limits: Limits { max_tokens: ask.max_tokens.unwrap_or(usize::MAX), stop_tokens: stop_tokens.clone() },
-            scope: ask.scope,
             adapter: ask.adapter,
             top: ask.top,
             prompt_scores: ask.prompt_scores,
-            speculate: true,
+            ..Request::new(ask.prompt, ask.sampling, limits)
         };
         let ticket = app.model.service.submit(request, Box::new(move |event| send.try_send(event).is_ok()))?;
-        Ok(Answering {
-            events,
-            _ticket: ticket,
-            stop,
-            stop_tokens,
-            show_specials: ask.show_specials,
-            start: Instant::now(),
-        })
+        Ok(Answering { events, _ticket: ticket, stop, stop_tokens, start: Instant::now() })
     }
 
     /// Makes pieces of the events until the end, or until nobody listens.
     async fn forward(mut self, app: &App, idx: usize, send: &mpsc::Sender<(usize, Result<Piece, ApiError>)>) {
-        let mut text = AnswerText::new(&app.model.tokenizer, &self.stop, self.stop_tokens.clone(), self.show_specials);
+        let mut text = AnswerText::new(&app.model.tokenizer, &self.stop, self.stop_tokens.clone(), false);
         let mut last = None;
         loop {
             let event = tokio::select! {

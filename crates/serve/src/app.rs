@@ -4,7 +4,7 @@ use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::time::Time;
 use axum::http::StatusCode;
-use puna_engine::{Sampling, Scope};
+use puna_engine::Sampling;
 use puna_session::Service;
 use puna_text::Tokenizer;
 use puna_text::chat::{Conversation, Prompt};
@@ -121,11 +121,6 @@ impl App {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.model.name).chain(&self.model.adapters).map(String::as_str)
     }
-}
-
-/// Whose requests these are, as far as the engine is concerned.
-pub fn scope_of_nobody() -> Scope {
-    Scope([0; 32])
 }
 
 /// A name that no other object has.

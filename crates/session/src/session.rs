@@ -2,9 +2,7 @@
 
 use crate::Error;
 use crate::text::AnswerText;
-use puna_engine::{
-    BatchLimits, Batcher, Drafter, Engine, Limits, PromptLookup, Request, Sampling, Scope, Scored, Speculator,
-};
+use puna_engine::{BatchLimits, Batcher, Drafter, Engine, Limits, PromptLookup, Request, Sampling, Scored, Speculator};
 use puna_text::Tokenizer;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -136,16 +134,6 @@ impl Session {
         self.batcher.engine()
     }
 
-    /// The engine, to be used directly.
-    pub fn engine_mut(&mut self) -> &mut Engine {
-        self.batcher.engine_mut()
-    }
-
-    /// What is needed to answer for others: batcher, tokenizer, the model's own end tokens.
-    pub fn into_parts(self) -> (Batcher, Tokenizer, Vec<u32>) {
-        (self.batcher, self.tokenizer, self.stop_tokens)
-    }
-
     /// Answers a prompt of token ids. `on_event` is told of everything as it happens, and ends the answer by
     /// `ControlFlow::Break`.
     pub fn answer(
@@ -156,17 +144,9 @@ impl Session {
     ) -> Result<Answer, Error> {
         let start = Instant::now();
         let stop_tokens = if options.ignore_end { Vec::new() } else { self.stop_tokens.clone() };
-        let id = self.batcher.submit(Request {
-            prompt: prompt.to_vec(),
-            sampling: options.sampling.clone(),
-            seed: random_seed(),
-            limits: Limits { max_tokens: options.max_tokens.unwrap_or(usize::MAX), stop_tokens: stop_tokens.clone() },
-            scope: Scope([0; 32]),
-            adapter: None,
-            top: 0,
-            prompt_scores: None,
-            speculate: true,
-        })?;
+        let limits = Limits { max_tokens: options.max_tokens.unwrap_or(usize::MAX), stop_tokens: stop_tokens.clone() };
+        let request = Request::new(prompt.to_vec(), options.sampling.clone(), limits);
+        let id = self.batcher.submit(Request { seed: random_seed(), ..request })?;
         let mut answer = Answer {
             ids: Vec::new(),
             logprobs: Vec::new(),
@@ -178,7 +158,8 @@ impl Session {
             draft_error: None,
         };
         let mut text = AnswerText::new(&self.tokenizer, &options.stop, stop_tokens, options.ignore_end);
-        let (mut decode_start, mut read_before) = (None, 0);
+        // When the first token came, and what had been read by then.
+        let (mut decode_start, mut read_before) = (None, None);
         let mut end = None;
         while end.is_none() {
             answer.timings.decode_passes += usize::from(decode_start.is_some());
@@ -226,8 +207,8 @@ impl Session {
                     end = Some(End::Cancelled);
                 }
             });
-            if decode_start.is_some() && read_before == 0 {
-                read_before = self.batcher.bytes_read();
+            if decode_start.is_some() && read_before.is_none() {
+                read_before = Some(self.batcher.bytes_read());
             }
         }
         self.batcher.cancel(id);
@@ -241,12 +222,12 @@ impl Session {
         answer.stop_token = text.stop_token();
         let timings = &mut answer.timings;
         timings.decode_tokens = answer.ids.len().saturating_sub(1);
-        match decode_start {
-            Some(decode_start) => {
+        match (decode_start, read_before) {
+            (Some(decode_start), Some(read_before)) => {
                 timings.decode = decode_start.elapsed();
                 timings.decode_bytes = self.batcher.bytes_read() - read_before;
             }
-            None => timings.prefill = start.elapsed(),
+            _ => timings.prefill = start.elapsed(),
         }
         if let Some(speculator) = self.batcher.speculator() {
             let counts = speculator.counts();

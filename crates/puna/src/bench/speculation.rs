@@ -11,8 +11,7 @@ use crate::show;
 use crate::speculate::draft_context;
 use anyhow::{Result, bail, ensure};
 use puna_engine::{
-    BatchLimits, Batcher, DraftModel, Drafted, Drafter, Engine, Event, Limits, PromptLookup, Request, Sampling, Scope,
-    Scored,
+    BatchLimits, Batcher, DraftModel, Drafted, Drafter, Engine, Event, Limits, PromptLookup, Request, Sampling, Scored,
 };
 use puna_llama::{Model, Through};
 use puna_session::speculator;
@@ -52,17 +51,9 @@ fn altered(text: &[u32], start: usize, kept: f64, vocab_size: u32) -> Vec<u32> {
 
 /// One answer: seconds for all its tokens but the first, which the prefill brought, and the bits of their probabilities.
 fn answer(batcher: &mut Batcher, prompt: &[u32], n_tokens: usize, speculate: bool) -> Result<(f64, Vec<u32>)> {
-    batcher.submit(Request {
-        prompt: prompt.to_vec(),
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        seed: 0,
-        limits: Limits { max_tokens: n_tokens + 1, stop_tokens: Vec::new() },
-        scope: Scope([0; 32]),
-        adapter: None,
-        top: 0,
-        prompt_scores: None,
-        speculate,
-    })?;
+    let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+    let limits = Limits { max_tokens: n_tokens + 1, stop_tokens: Vec::new() };
+    batcher.submit(Request { speculate, ..Request::new(prompt.to_vec(), greedy, limits) })?;
     let (mut bits, mut start, mut failed) = (Vec::with_capacity(n_tokens + 1), None, None);
     while batcher.step(&mut |_, event| match event {
         Event::Token(Scored { token, .. }) => {

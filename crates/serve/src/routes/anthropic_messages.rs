@@ -1,7 +1,7 @@
 //! Anthropic's `/v1/messages`, and how many tokens a request has.
 
 use crate::answer::{self, Ask, Reason};
-use crate::app::{App, new_id, scope_of_nobody};
+use crate::app::{App, new_id};
 use crate::chat::{Assembly, Reply, collect, prompt};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields};
@@ -251,18 +251,7 @@ async fn answer(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, Ap
     let tools = !conversation.tools.is_empty();
     let ids = prompt(&app, conversation, None).await?;
     let n_prompt = ids.len();
-    let ask = Ask {
-        prompt: ids,
-        sampling,
-        max_tokens: Some(max_tokens as usize),
-        stop,
-        ignore_end: false,
-        show_specials: false,
-        scope: scope_of_nobody(),
-        adapter,
-        top: 0,
-        prompt_scores: None,
-    };
+    let ask = Ask { max_tokens: Some(max_tokens as usize), stop, ..Ask::new(ids, sampling, adapter) };
     let mut pieces = answer::start(&app, vec![ask])?;
     let (id, model) = (new_id("msg_"), app.name(adapter).to_owned());
     let message = move |content: Value, reason: Value, stop: Value, usage: Value| {

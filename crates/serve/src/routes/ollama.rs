@@ -1,7 +1,7 @@
 //! Ollama's `/api/chat`, `/api/generate`, `/api/tags`, `/api/show`, `/api/version`.
 
 use crate::answer::{self, Ask, Piece};
-use crate::app::{App, scope_of_nobody};
+use crate::app::App;
 use crate::chat::{Assembly, prompt};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields};
@@ -182,18 +182,7 @@ pub async fn generate(State(app): State<Arc<App>>, body: Bytes) -> Response {
 }
 
 fn ask(prompt: Vec<u32>, options: Options, adapter: Option<u32>) -> Ask {
-    Ask {
-        prompt,
-        sampling: options.sampling,
-        max_tokens: options.max_tokens,
-        stop: options.stop,
-        ignore_end: false,
-        show_specials: false,
-        scope: scope_of_nobody(),
-        adapter,
-        top: 0,
-        prompt_scores: None,
-    }
+    Ask { max_tokens: options.max_tokens, stop: options.stop, ..Ask::new(prompt, options.sampling, adapter) }
 }
 
 async fn run(app: &Arc<App>, job: Result<Job, ApiError>) -> Response {

@@ -1,7 +1,7 @@
 //! OpenAI's `/v1/chat/completions`.
 
 use crate::answer::{self, Ask};
-use crate::app::{App, new_id, scope_of_nobody};
+use crate::app::{App, new_id};
 use crate::chat::{Assembly, Reply, collect, prompt, repeat};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields};
@@ -165,18 +165,8 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     let tools = !conversation.tools.is_empty();
     let ids = prompt(&app, conversation, continues).await?;
     let n_prompt = ids.len();
-    let ask = Ask {
-        prompt: ids,
-        sampling,
-        max_tokens,
-        stop,
-        ignore_end,
-        show_specials: false,
-        scope: scope_of_nobody(),
-        adapter,
-        top: top.unwrap_or(0) as usize,
-        prompt_scores: None,
-    };
+    let top = top.unwrap_or(0) as usize;
+    let ask = Ask { max_tokens, stop, ignore_end, top, ..Ask::new(ids, sampling, adapter) };
     let mut pieces = answer::start(&app, repeat(ask, n))?;
     let (id, created) = (new_id("chatcmpl-"), Time::now().seconds());
     let model = app.name(adapter).to_owned();

@@ -2,7 +2,7 @@
 
 use super::openai_chat::{HARMLESS, MAX_STOPS, StreamOptions};
 use crate::answer::{self, Ask, Piece};
-use crate::app::{App, new_id, scope_of_nobody};
+use crate::app::{App, new_id};
 use crate::chat::repeat;
 use crate::error::ApiError;
 use crate::fields::{Field, Fields};
@@ -179,16 +179,12 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     let ignore_end = fields.take("ignore_eos")?.unwrap_or(false);
     let top = logprobs.unwrap_or(0);
     let ask = |prompt: &Vec<u32>| Ask {
-        prompt: prompt.clone(),
-        sampling: sampling.clone(),
         max_tokens: Some(max_tokens),
         stop: stop.clone(),
         ignore_end,
-        show_specials: false,
-        scope: scope_of_nobody(),
-        adapter,
         top,
         prompt_scores: logprobs.filter(|_| echo).map(|top| PromptScores { from: 1, top }),
+        ..Ask::new(prompt.clone(), sampling.clone(), adapter)
     };
     let asks: Vec<Ask> = prompts.iter().flat_map(|prompt| repeat(ask(prompt), n)).collect();
     let n_prompt: usize = prompts.iter().map(Vec::len).sum();
