@@ -1,6 +1,7 @@
 //! What the routes answer with: one model, its service, and how it is talked to.
 
 use crate::error::ApiError;
+use crate::fields::Fields;
 use crate::metrics::Metrics;
 use crate::time::Time;
 use axum::http::StatusCode;
@@ -93,7 +94,15 @@ impl App {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// The adapter that a request's `model` means, if it means one.
+    /// The adapter that a request asks for by its `model`, if it does.
+    ///
+    /// # Errors
+    /// When nothing of that name is served.
+    pub fn asked(&self, fields: &mut Fields) -> Result<Option<u32>, ApiError> {
+        self.adapter(fields.take::<String>("model")?.as_deref())
+    }
+
+    /// The adapter that a name means, if it means one.
     ///
     /// # Errors
     /// When nothing of that name is served.

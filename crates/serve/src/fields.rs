@@ -21,6 +21,58 @@ pub struct Field {
     pub example: &'static str,
 }
 
+/// Which model answers.
+pub const MODEL: Field = Field {
+    name: "model",
+    schema: r#"{"type": "string"}"#,
+    about: "The model's name, or an adapter's; the model without it",
+    example: "null",
+};
+
+/// A conversation.
+pub const MESSAGES: Field = Field {
+    name: "messages",
+    schema: r#"{"type": "array", "items": {"type": "object"}}"#,
+    about: "The conversation, oldest first; a last message of the assistant is gone on with",
+    example: r#"[{"role": "user", "content": "Hello!"}]"#,
+};
+
+/// Tools in OpenAI's shape.
+pub const TOOLS: Field = Field {
+    name: "tools",
+    schema: r#"{"type": "array", "items": {"type": "object"}}"#,
+    about: "Functions that the model may call",
+    example: r#"[{"type": "function", "function": {"name": "now", "description": "The time",
+        "parameters": {"type": "object", "properties": {}}}}]"#,
+};
+
+/// Whether a conversation's last message is gone on with.
+pub const CONTINUE_FINAL_MESSAGE: Field = Field {
+    name: "continue_final_message",
+    schema: r#"{"type": "boolean"}"#,
+    about: "Whether the last message, of the assistant, is gone on with",
+    example: "false",
+};
+
+/// How a conversation's prompt ends.
+pub const ADD_GENERATION_PROMPT: Field = Field {
+    name: "add_generation_prompt",
+    schema: r#"{"type": "boolean"}"#,
+    about: "Whether the prompt ends with the header of the answer",
+    example: "true",
+};
+
+/// How the answer is sent.
+pub const STREAM: Field = Field {
+    name: "stream",
+    schema: r#"{"type": "boolean"}"#,
+    about: "Sends the answer as server-sent events while it is made",
+    example: "false",
+};
+
+/// Texts before which an answer may end, at most.
+pub const MAX_STOPS: usize = 64;
+
 /// How deep a request's JSON may be nested.
 const MAX_DEPTH: usize = 64;
 
@@ -86,22 +138,29 @@ impl Fields {
         }
     }
 
-    /// Text, or several.
+    /// Texts before which the answer ends.
     ///
     /// # Errors
-    /// When it is neither, or more than `most`.
-    pub fn texts(&mut self, name: &str, most: usize) -> Result<Vec<String>, ApiError> {
-        let texts = match self.take::<Value>(name)? {
-            None => Vec::new(),
-            Some(Value::String(text)) => vec![text],
-            Some(value) => serde_json::from_value(value)
-                .map_err(|_| ApiError::field(name, "expected a text or a list of texts, found something else"))?,
-        };
-        if texts.len() > most {
-            return Err(ApiError::field(name, format!("expected at most {most} texts, found {}", texts.len())));
-        }
-        Ok(texts)
+    /// Those of [`stop_texts`].
+    pub fn stop_texts(&mut self, name: &str) -> Result<Vec<String>, ApiError> {
+        self.take(name)?.map_or(Ok(Vec::new()), |value| stop_texts(name, value))
     }
+}
+
+/// A text, or several, before which an answer ends.
+///
+/// # Errors
+/// When it is neither, or more than [`MAX_STOPS`].
+pub fn stop_texts(name: &str, value: Value) -> Result<Vec<String>, ApiError> {
+    let texts: Vec<String> = match value {
+        Value::String(text) => vec![text],
+        value => serde_json::from_value(value)
+            .map_err(|_| ApiError::field(name, "expected a text or a list of texts, found something else"))?,
+    };
+    if texts.len() > MAX_STOPS {
+        return Err(ApiError::field(name, format!("expected at most {MAX_STOPS} texts, found {}", texts.len())));
+    }
+    Ok(texts)
 }
 
 /// How deep brackets outside of strings are nested.

@@ -5,26 +5,35 @@ use crate::fields::{Field, Fields};
 use puna_engine::Sampling;
 use serde_json::{Map, Value};
 
+/// How far from the most probable token.
+pub const TEMPERATURE: Field = Field {
+    name: "temperature",
+    schema: r#"{"type": "number", "minimum": 0, "maximum": 100}"#,
+    about: "Divides the logits; 0 always takes the most probable token",
+    example: "0.7",
+};
+
+/// Nucleus sampling.
+pub const TOP_P: Field = Field {
+    name: "top_p",
+    schema: r#"{"type": "number", "exclusiveMinimum": 0, "maximum": 1}"#,
+    about: "Samples from the most probable tokens that together reach this probability",
+    example: "0.9",
+};
+
+/// Sampling from the most probable tokens.
+pub const TOP_K: Field = Field {
+    name: "top_k",
+    schema: r#"{"type": "integer", "minimum": 0}"#,
+    about: "Samples from so many most probable tokens; 0 for all",
+    example: "40",
+};
+
 /// Fields of sampling under OpenAI's names, and those that other servers of open models add.
 pub const SAMPLING: &[Field] = &[
-    Field {
-        name: "temperature",
-        schema: r#"{"type": "number", "minimum": 0, "maximum": 100}"#,
-        about: "Divides the logits; 0 always takes the most probable token",
-        example: "0.7",
-    },
-    Field {
-        name: "top_p",
-        schema: r#"{"type": "number", "exclusiveMinimum": 0, "maximum": 1}"#,
-        about: "Samples from the most probable tokens that together reach this probability",
-        example: "0.9",
-    },
-    Field {
-        name: "top_k",
-        schema: r#"{"type": "integer", "minimum": 0}"#,
-        about: "Samples from so many most probable tokens; 0 for all",
-        example: "40",
-    },
+    TEMPERATURE,
+    TOP_P,
+    TOP_K,
     Field {
         name: "min_p",
         schema: r#"{"type": "number", "minimum": 0, "maximum": 1}"#,

@@ -4,7 +4,8 @@ use crate::answer::{self, Ask, Reason};
 use crate::app::{App, new_id};
 use crate::chat::{Assembly, Reply, collect, prompt};
 use crate::error::ApiError;
-use crate::fields::{Field, Fields};
+use crate::fields::{Field, Fields, MESSAGES, MODEL, STREAM};
+use crate::sampling::{TEMPERATURE, TOP_K, TOP_P};
 use crate::sse;
 use axum::Json;
 use axum::body::Bytes;
@@ -16,18 +17,8 @@ use std::sync::Arc;
 
 /// What `/v1/messages/count_tokens` takes too.
 pub const CONVERSATION: &[Field] = &[
-    Field {
-        name: "model",
-        schema: r#"{"type": "string"}"#,
-        about: "The model's name, or an adapter's; the model without it",
-        example: "null",
-    },
-    Field {
-        name: "messages",
-        schema: r#"{"type": "array", "items": {"type": "object"}}"#,
-        about: "The conversation, oldest first; a last message of the assistant is gone on with",
-        example: r#"[{"role": "user", "content": "Hello!"}]"#,
-    },
+    MODEL,
+    MESSAGES,
     Field {
         name: "system",
         schema: r#"{"anyOf": [{"type": "string"}, {"type": "array"}]}"#,
@@ -50,6 +41,10 @@ pub const CONVERSATION: &[Field] = &[
 
 /// What else `/v1/messages` takes.
 pub const FIELDS: &[Field] = &[
+    TEMPERATURE,
+    TOP_P,
+    TOP_K,
+    STREAM,
     Field {
         name: "max_tokens",
         schema: r#"{"type": "integer", "minimum": 1}"#,
@@ -57,42 +52,15 @@ pub const FIELDS: &[Field] = &[
         example: "16",
     },
     Field {
-        name: "temperature",
-        schema: r#"{"type": "number", "minimum": 0}"#,
-        about: "Divides the logits; 0 always takes the most probable token",
-        example: "0.7",
-    },
-    Field {
-        name: "top_p",
-        schema: r#"{"type": "number", "exclusiveMinimum": 0, "maximum": 1}"#,
-        about: "Samples from the most probable tokens that together reach this probability",
-        example: "0.9",
-    },
-    Field {
-        name: "top_k",
-        schema: r#"{"type": "integer", "minimum": 0}"#,
-        about: "Samples from so many most probable tokens",
-        example: "40",
-    },
-    Field {
         name: "stop_sequences",
         schema: r#"{"type": "array", "items": {"type": "string"}}"#,
         about: "Texts before which the answer ends",
         example: r#"["END"]"#,
     },
-    Field {
-        name: "stream",
-        schema: r#"{"type": "boolean"}"#,
-        about: "Sends the answer as server-sent events while it is made",
-        example: "false",
-    },
 ];
 
 /// Fields that change no answer.
 pub const HARMLESS: &[&str] = &["metadata", "service_tier"];
-
-/// Texts before which an answer may end, at most.
-const MAX_STOPS: usize = 64;
 
 /// A block of a message's content.
 #[derive(serde::Deserialize)]
@@ -238,14 +206,14 @@ pub async fn create(state: State<Arc<App>>, body: Bytes) -> Response {
 
 async fn answer(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
     let mut fields = Fields::read(&body, &[CONVERSATION, FIELDS], HARMLESS)?;
-    let adapter = app.adapter(fields.take::<String>("model")?.as_deref())?;
+    let adapter = app.asked(&mut fields)?;
     let mut sampling = app.model.sampling.clone();
     sampling.temperature = fields.take("temperature")?.unwrap_or(sampling.temperature);
     sampling.top_p = fields.take("top_p")?.unwrap_or(sampling.top_p);
     sampling.top_k = fields.integer("top_k", 0..=u64::from(u32::MAX))?.map_or(sampling.top_k, |k| k as usize);
     let max_tokens = fields.integer("max_tokens", 1..=u64::from(u32::MAX))?;
     let max_tokens = max_tokens.ok_or_else(|| ApiError::field("max_tokens", "expected a number, found none"))?;
-    let stop = fields.texts("stop_sequences", MAX_STOPS)?;
+    let stop = fields.stop_texts("stop_sequences")?;
     let stream = fields.take("stream")?.unwrap_or(false);
     let conversation = conversation(&mut fields)?;
     let tools = !conversation.tools.is_empty();
@@ -326,7 +294,7 @@ async fn answer(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, Ap
 pub async fn count_tokens(State(app): State<Arc<App>>, body: Bytes) -> Response {
     let count = async {
         let mut fields = Fields::read(&body, &[CONVERSATION], HARMLESS)?;
-        app.adapter(fields.take::<String>("model")?.as_deref())?;
+        app.asked(&mut fields)?;
         Ok(prompt(&app, conversation(&mut fields)?, None).await?.len())
     };
     match count.await {

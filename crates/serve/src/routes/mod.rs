@@ -7,6 +7,8 @@ pub mod ollama;
 pub mod openai_chat;
 pub mod openai_completions;
 
+mod openai;
+
 pub mod openai_models;
 pub mod state;
 pub mod tokens;

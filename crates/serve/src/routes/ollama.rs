@@ -4,7 +4,7 @@ use crate::answer::{self, Ask, Piece};
 use crate::app::App;
 use crate::chat::{Assembly, prompt};
 use crate::error::ApiError;
-use crate::fields::{Field, Fields};
+use crate::fields::{Field, Fields, MESSAGES, TOOLS, stop_texts};
 use crate::time::Time;
 use crate::{raw, sse};
 use axum::Json;
@@ -40,20 +40,7 @@ pub const BOTH: &[Field] = &[
 ];
 
 /// What `/api/chat` takes besides.
-pub const CHAT: &[Field] = &[
-    Field {
-        name: "messages",
-        schema: r#"{"type": "array", "items": {"type": "object"}}"#,
-        about: "The conversation, oldest first",
-        example: r#"[{"role": "user", "content": "Hello!"}]"#,
-    },
-    Field {
-        name: "tools",
-        schema: r#"{"type": "array", "items": {"type": "object"}}"#,
-        about: "Functions that the model may call",
-        example: "[]",
-    },
-];
+pub const CHAT: &[Field] = &[MESSAGES, TOOLS];
 
 /// What `/api/generate` takes besides.
 pub const GENERATE: &[Field] = &[
@@ -77,9 +64,6 @@ pub const HARMLESS: &[&str] = &["keep_alive"];
 
 /// Options of Ollama that are of its own machine, and change no answer here.
 const HARMLESS_OPTIONS: &[&str] = &["num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "numa", "num_keep"];
-
-/// Texts before which an answer may end, at most.
-const MAX_STOPS: usize = 64;
 
 /// What Ollama's `options` ask for.
 struct Options {
@@ -115,13 +99,7 @@ fn options(app: &App, fields: &mut Fields) -> Result<Options, ApiError> {
                     return Err(wrong(&format!("at most {context}, the context of this server")));
                 }
             }
-            "stop" => {
-                let stop: Result<Vec<String>, _> = match &value {
-                    Value::String(text) => Ok(vec![text.clone()]),
-                    list => serde_json::from_value(list.clone()),
-                };
-                options.stop = stop.ok().filter(|stop| stop.len() <= MAX_STOPS).ok_or_else(|| wrong("a few texts"))?;
-            }
+            "stop" => options.stop = stop_texts(&field, value)?,
             name if HARMLESS_OPTIONS.contains(&name) => {}
             _ => return Err(ApiError::field(&field, "this server has no such setting; leave it out")),
         }

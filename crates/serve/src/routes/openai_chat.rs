@@ -1,11 +1,12 @@
 //! OpenAI's `/v1/chat/completions`.
 
+use super::openai::{BOTH, Common, HARMLESS, usage};
 use crate::answer::{self, Ask};
 use crate::app::{App, new_id};
 use crate::chat::{Assembly, Reply, collect, prompt, repeat};
 use crate::error::ApiError;
-use crate::fields::{Field, Fields};
-use crate::sampling::{self, SAMPLING};
+use crate::fields::{ADD_GENERATION_PROMPT, CONTINUE_FINAL_MESSAGE, Field, Fields, MESSAGES, TOOLS};
+use crate::sampling::SAMPLING;
 use crate::time::Time;
 use crate::{logprobs, sse};
 use axum::Json;
@@ -18,18 +19,10 @@ use std::sync::Arc;
 
 /// The endpoint's own fields.
 pub const FIELDS: &[Field] = &[
-    Field {
-        name: "model",
-        schema: r#"{"type": "string"}"#,
-        about: "The model's name, or an adapter's; the model without it",
-        example: "null",
-    },
-    Field {
-        name: "messages",
-        schema: r#"{"type": "array", "items": {"type": "object"}}"#,
-        about: "The conversation, oldest first; a last message of the assistant is gone on with",
-        example: r#"[{"role": "user", "content": "Hello!"}]"#,
-    },
+    MESSAGES,
+    TOOLS,
+    CONTINUE_FINAL_MESSAGE,
+    ADD_GENERATION_PROMPT,
     Field {
         name: "max_completion_tokens",
         schema: r#"{"type": "integer", "minimum": 0}"#,
@@ -41,30 +34,6 @@ pub const FIELDS: &[Field] = &[
         schema: r#"{"type": "integer", "minimum": 0}"#,
         about: "The older name of max_completion_tokens",
         example: "16",
-    },
-    Field {
-        name: "n",
-        schema: r#"{"type": "integer", "minimum": 1, "maximum": 128}"#,
-        about: "Answers to make",
-        example: "2",
-    },
-    Field {
-        name: "stop",
-        schema: r#"{"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}"#,
-        about: "Texts before which the answer ends",
-        example: r#"["END"]"#,
-    },
-    Field {
-        name: "stream",
-        schema: r#"{"type": "boolean"}"#,
-        about: "Sends the answer as server-sent events while it is made",
-        example: "false",
-    },
-    Field {
-        name: "stream_options",
-        schema: r#"{"type": "object", "properties": {"include_usage": {"type": "boolean"}}}"#,
-        about: "include_usage: a last event tells how many tokens it were",
-        example: r#"{"include_usage": true}"#,
     },
     Field {
         name: "logprobs",
@@ -79,42 +48,12 @@ pub const FIELDS: &[Field] = &[
         example: "3",
     },
     Field {
-        name: "tools",
-        schema: r#"{"type": "array", "items": {"type": "object"}}"#,
-        about: "Functions that the model may call",
-        example: r#"[{"type": "function", "function": {"name": "now", "description": "The time", "parameters": {"type": "object", "properties": {}}}}]"#,
-    },
-    Field {
         name: "tool_choice",
         schema: r#"{"enum": ["auto", "none"]}"#,
         about: "Whether tools are offered",
         example: r#""auto""#,
     },
-    Field {
-        name: "ignore_eos",
-        schema: r#"{"type": "boolean"}"#,
-        about: "Goes on after the model's end tokens",
-        example: "false",
-    },
-    Field {
-        name: "continue_final_message",
-        schema: r#"{"type": "boolean"}"#,
-        about: "Whether the last message, of the assistant, is gone on with",
-        example: "false",
-    },
-    Field {
-        name: "add_generation_prompt",
-        schema: r#"{"type": "boolean"}"#,
-        about: "Whether the prompt ends with the header of the answer",
-        example: "true",
-    },
 ];
-
-/// Fields that change no answer.
-pub const HARMLESS: &[&str] = &["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"];
-
-/// Stop texts at most.
-pub const MAX_STOPS: usize = 64;
 
 /// Takes the number of tokens that an answer may have, under either name.
 fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
@@ -123,34 +62,16 @@ fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     Ok(fields.integer("max_completion_tokens", 0..=most)?.or(older).map(|n| n as usize))
 }
 
-/// What a stream is to tell besides the answer.
-#[derive(serde::Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-pub struct StreamOptions {
-    #[serde(default)]
-    /// How many tokens it were, at the end.
-    pub include_usage: bool,
-    /// Padding against guesses by length; none is added.
-    #[serde(default, rename = "include_obfuscation")]
-    _include_obfuscation: bool,
-}
-
 /// Answers a conversation.
 pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
-    let mut fields = Fields::read(&body, &[FIELDS, SAMPLING], HARMLESS)?;
-    let adapter = app.adapter(fields.take::<String>("model")?.as_deref())?;
-    let sampling = sampling::take(&mut fields, &app.model.sampling)?;
+    let mut fields = Fields::read(&body, &[FIELDS, BOTH, SAMPLING], HARMLESS)?;
+    let Common { ask, n, stream, include_usage } = Common::take(&app, &mut fields)?;
     let max_tokens = max_tokens(&mut fields)?;
-    let n = fields.integer("n", 1..=128)?.unwrap_or(1) as usize;
-    let stop = fields.texts("stop", MAX_STOPS)?;
-    let stream = fields.take("stream")?.unwrap_or(false);
-    let options: StreamOptions = fields.take("stream_options")?.unwrap_or_default();
     let logprobs = fields.take("logprobs")?.unwrap_or(false);
     let top = fields.integer("top_logprobs", 0..=20)?;
     if top.is_some() && !logprobs {
         return Err(ApiError::field("top_logprobs", "expected logprobs: true beside it"));
     }
-    let ignore_end = fields.take("ignore_eos")?.unwrap_or(false);
     let continues = fields.take("continue_final_message")?;
     let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
     let tools: Vec<Value> = fields.take("tools")?.unwrap_or_default();
@@ -165,9 +86,8 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     let tools = !conversation.tools.is_empty();
     let ids = prompt(&app, conversation, continues).await?;
     let n_prompt = ids.len();
-    let top = top.unwrap_or(0) as usize;
-    let ask = Ask { max_tokens, stop, ignore_end, top, ..Ask::new(ids, sampling, adapter) };
-    let mut pieces = answer::start(&app, repeat(ask, n))?;
+    let (adapter, top) = (ask.adapter, top.unwrap_or(0) as usize);
+    let mut pieces = answer::start(&app, repeat(Ask { prompt: ids, max_tokens, top, ..ask }, n))?;
     let (id, created) = (new_id("chatcmpl-"), Time::now().seconds());
     let model = app.name(adapter).to_owned();
     if !stream {
@@ -191,7 +111,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
             "created": created,
             "model": model,
             "choices": choices,
-            "usage": usage(n_prompt, &replies),
+            "usage": count(n_prompt, &replies),
         }))
         .into_response());
     }
@@ -239,23 +159,17 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
             }
             events.data(&delta(index, json!({}), Value::Null, reply.finish_reason().into())).await?;
         }
-        if options.include_usage {
+        if include_usage {
             let mut last = chunk(json!([]));
-            last["usage"] = usage(n_prompt, &replies);
+            last["usage"] = count(n_prompt, &replies);
             events.data(&last).await?;
         }
         events.done().await
     }))
 }
 
-/// OpenAI's count of tokens.
-fn usage(n_prompt: usize, replies: &[Reply]) -> Value {
-    let n_completion: usize = replies.iter().map(|reply| reply.n_tokens).sum();
+/// Tokens of the prompt, and of all answers to it.
+fn count(n_prompt: usize, replies: &[Reply]) -> Value {
     let cached = replies.iter().map(|reply| reply.cached).max().unwrap_or(0);
-    json!({
-        "prompt_tokens": n_prompt,
-        "completion_tokens": n_completion,
-        "total_tokens": n_prompt + n_completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    })
+    usage(n_prompt, replies.iter().map(|reply| reply.n_tokens).sum(), cached)
 }

@@ -1,13 +1,13 @@
 //! OpenAI's `/v1/completions`: prompts without a chat format, with what evaluation programs ask of it.
 
-use super::openai_chat::{HARMLESS, MAX_STOPS, StreamOptions};
+use super::openai::{BOTH, Common, HARMLESS, usage};
 use crate::answer::{self, Ask, Piece};
 use crate::app::{App, new_id};
 use crate::chat::repeat;
 use crate::error::ApiError;
 use crate::fields::{Field, Fields};
 use crate::logprobs::Completion;
-use crate::sampling::{self, SAMPLING};
+use crate::sampling::SAMPLING;
 use crate::time::Time;
 use crate::{raw, sse};
 use axum::Json;
@@ -20,12 +20,6 @@ use std::sync::Arc;
 
 /// The endpoint's own fields.
 pub const FIELDS: &[Field] = &[
-    Field {
-        name: "model",
-        schema: r#"{"type": "string"}"#,
-        about: "The model's name, or an adapter's; the model without it",
-        example: "null",
-    },
     Field {
         name: "prompt",
         schema: r#"{"anyOf": [{"type": "string"}, {"type": "array"}]}"#,
@@ -45,12 +39,6 @@ pub const FIELDS: &[Field] = &[
         example: "4",
     },
     Field {
-        name: "n",
-        schema: r#"{"type": "integer", "minimum": 1, "maximum": 128}"#,
-        about: "Continuations of each prompt",
-        example: "2",
-    },
-    Field {
         name: "echo",
         schema: r#"{"type": "boolean"}"#,
         about: "The prompt is part of the text, and of the log-probabilities",
@@ -61,30 +49,6 @@ pub const FIELDS: &[Field] = &[
         schema: r#"{"type": "integer", "minimum": 0, "maximum": 20}"#,
         about: "Tells the log-probability of each token, and so many of the most probable ones",
         example: "2",
-    },
-    Field {
-        name: "stop",
-        schema: r#"{"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}"#,
-        about: "Texts before which a continuation ends",
-        example: r#""\n""#,
-    },
-    Field {
-        name: "stream",
-        schema: r#"{"type": "boolean"}"#,
-        about: "Sends the text as server-sent events while it is made",
-        example: "false",
-    },
-    Field {
-        name: "stream_options",
-        schema: r#"{"type": "object", "properties": {"include_usage": {"type": "boolean"}}}"#,
-        about: "include_usage: a last event tells how many tokens it were",
-        example: r#"{"include_usage": true}"#,
-    },
-    Field {
-        name: "ignore_eos",
-        schema: r#"{"type": "boolean"}"#,
-        about: "Goes on after the model's end tokens",
-        example: "false",
     },
 ];
 
@@ -164,29 +128,22 @@ impl Begin {
 
 /// Continues prompts.
 pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
-    let mut fields = Fields::read(&body, &[FIELDS, SAMPLING], HARMLESS)?;
-    let adapter = app.adapter(fields.take::<String>("model")?.as_deref())?;
-    let sampling = sampling::take(&mut fields, &app.model.sampling)?;
+    let mut fields = Fields::read(&body, &[FIELDS, BOTH, SAMPLING], HARMLESS)?;
+    let Common { ask, n, stream, include_usage } = Common::take(&app, &mut fields)?;
     let adds_bos = fields.take("add_special_tokens")?.unwrap_or(true);
     let prompts = raw::prompts(&app.model.tokenizer, "prompt", fields.require("prompt")?, adds_bos)?;
     let max_tokens = fields.integer("max_tokens", 0..=u64::from(u32::MAX))?.unwrap_or(16) as usize;
-    let n = fields.integer("n", 1..=128)?.unwrap_or(1) as usize;
     let echo = fields.take("echo")?.unwrap_or(false);
     let logprobs = fields.integer("logprobs", 0..=20)?.map(|n| n as usize);
-    let stop = fields.texts("stop", MAX_STOPS)?;
-    let stream = fields.take("stream")?.unwrap_or(false);
-    let options: StreamOptions = fields.take("stream_options")?.unwrap_or_default();
-    let ignore_end = fields.take("ignore_eos")?.unwrap_or(false);
-    let top = logprobs.unwrap_or(0);
-    let ask = |prompt: &Vec<u32>| Ask {
+    let ask = Ask {
         max_tokens: Some(max_tokens),
-        stop: stop.clone(),
-        ignore_end,
-        top,
+        top: logprobs.unwrap_or(0),
         prompt_scores: logprobs.filter(|_| echo).map(|top| PromptScores { from: 1, top }),
-        ..Ask::new(prompt.clone(), sampling.clone(), adapter)
+        ..ask
     };
-    let asks: Vec<Ask> = prompts.iter().flat_map(|prompt| repeat(ask(prompt), n)).collect();
+    let adapter = ask.adapter;
+    let asks: Vec<Ask> =
+        prompts.iter().flat_map(|prompt| repeat(Ask { prompt: prompt.clone(), ..ask.clone() }, n)).collect();
     let n_prompt: usize = prompts.iter().map(Vec::len).sum();
     let mut pieces = answer::start(&app, asks)?;
     let (id, created) = (new_id("cmpl-"), Time::now().seconds());
@@ -206,7 +163,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
             choices[idx].push(piece?);
         }
         let all: Vec<Value> = choices.iter_mut().enumerate().map(|(idx, choice)| choice.take(idx)).collect();
-        return Ok(Json(object(all.into(), usage(n_prompt, &choices))).into_response());
+        return Ok(Json(object(all.into(), count(n_prompt, &choices))).into_response());
     }
     Ok(sse::stream(sse::EVENT_STREAM, move |events| async move {
         let mut choices = begin.choices(&app);
@@ -223,20 +180,15 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
                 events.data(&object(json!([choices[idx].take(idx)]), Value::Null)).await?;
             }
         }
-        if options.include_usage {
-            events.data(&object(json!([]), usage(n_prompt, &choices))).await?;
+        if include_usage {
+            events.data(&object(json!([]), count(n_prompt, &choices))).await?;
         }
         events.done().await
     }))
 }
 
-fn usage(n_prompt: usize, choices: &[Choice<'_>]) -> Value {
-    let n_completion: usize = choices.iter().map(|choice| choice.n_tokens).sum();
-    let cached: usize = choices.iter().map(|choice| choice.cached).sum();
-    json!({
-        "prompt_tokens": n_prompt,
-        "completion_tokens": n_completion,
-        "total_tokens": n_prompt + n_completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    })
+/// Tokens of all prompts and all their continuations.
+fn count(n_prompt: usize, choices: &[Choice<'_>]) -> Value {
+    let n_completion = choices.iter().map(|choice| choice.n_tokens).sum();
+    usage(n_prompt, n_completion, choices.iter().map(|choice| choice.cached).sum())
 }

@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::fields::{Field, Fields};
+use crate::fields::{ADD_GENERATION_PROMPT, CONTINUE_FINAL_MESSAGE, Field, Fields, MESSAGES, MODEL, TOOLS};
 use crate::{chat, logprobs, raw};
 use axum::Json;
 use axum::body::Bytes;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// Fields of `/tokenize`.
 pub const TOKENIZE: &[Field] = &[
-    Field { name: "model", schema: r#"{"type": "string"}"#, about: "The model's name", example: "null" },
+    MODEL,
     Field {
         name: "prompt",
         schema: r#"{"type": "string"}"#,
@@ -31,7 +31,7 @@ pub const TOKENIZE: &[Field] = &[
 
 /// Fields of `/detokenize`.
 pub const DETOKENIZE: &[Field] = &[
-    Field { name: "model", schema: r#"{"type": "string"}"#, about: "The model's name", example: "null" },
+    MODEL,
     Field {
         name: "tokens",
         schema: r#"{"type": "array", "items": {"type": "integer"}}"#,
@@ -41,38 +41,12 @@ pub const DETOKENIZE: &[Field] = &[
 ];
 
 /// Fields of `/apply-template`.
-pub const APPLY_TEMPLATE: &[Field] = &[
-    Field { name: "model", schema: r#"{"type": "string"}"#, about: "The model's name", example: "null" },
-    Field {
-        name: "messages",
-        schema: r#"{"type": "array", "items": {"type": "object"}}"#,
-        about: "The conversation, oldest first",
-        example: r#"[{"role": "user", "content": "Hello!"}]"#,
-    },
-    Field {
-        name: "tools",
-        schema: r#"{"type": "array", "items": {"type": "object"}}"#,
-        about: "Functions that the model may call",
-        example: "[]",
-    },
-    Field {
-        name: "add_generation_prompt",
-        schema: r#"{"type": "boolean"}"#,
-        about: "Whether the prompt ends with the header of the answer",
-        example: "true",
-    },
-    Field {
-        name: "continue_final_message",
-        schema: r#"{"type": "boolean"}"#,
-        about: "Whether the last message, of the assistant, is gone on with",
-        example: "false",
-    },
-];
+pub const APPLY_TEMPLATE: &[Field] = &[MODEL, MESSAGES, TOOLS, ADD_GENERATION_PROMPT, CONTINUE_FINAL_MESSAGE];
 
 /// The tokens of a text.
 pub async fn tokenize(State(app): State<Arc<App>>, body: Bytes) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::read(&body, &[TOKENIZE], &[])?;
-    app.adapter(fields.take::<String>("model")?.as_deref())?;
+    app.asked(&mut fields)?;
     let content: Option<String> = fields.take("content")?;
     let text = match content {
         Some(text) => text,
@@ -87,7 +61,7 @@ pub async fn tokenize(State(app): State<Arc<App>>, body: Bytes) -> Result<Json<V
 /// The text of tokens.
 pub async fn detokenize(State(app): State<Arc<App>>, body: Bytes) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::read(&body, &[DETOKENIZE], &[])?;
-    app.adapter(fields.take::<String>("model")?.as_deref())?;
+    app.asked(&mut fields)?;
     let ids: Vec<u32> = fields.require("tokens")?;
     let tokenizer = &app.model.tokenizer;
     if let Some(id) = ids.iter().find(|id| **id as usize >= tokenizer.vocab_size()) {
@@ -101,7 +75,7 @@ pub async fn detokenize(State(app): State<Arc<App>>, body: Bytes) -> Result<Json
 /// The exact prompt of a conversation: its text, its tokens, and what each of them stands for.
 pub async fn apply_template(State(app): State<Arc<App>>, body: Bytes) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::read(&body, &[APPLY_TEMPLATE], &[])?;
-    app.adapter(fields.take::<String>("model")?.as_deref())?;
+    app.asked(&mut fields)?;
     let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
     conversation.tools = fields.take("tools")?.unwrap_or_default();
     conversation.add_generation_prompt = fields.take("add_generation_prompt")?.unwrap_or(true);
