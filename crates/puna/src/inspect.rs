@@ -213,12 +213,13 @@ fn layout(checkpoint: &Checkpoint) -> &'static str {
     }
 }
 
-fn n_weights(checkpoint: &Checkpoint) -> u64 {
+/// Number of weights, all tensors together.
+pub fn n_weights(checkpoint: &Checkpoint) -> u64 {
     checkpoint.tensors().map(|tensor| tensor.rows as u64 * tensor.cols as u64).sum()
 }
 
 /// Tensors and bytes of each format.
-fn formats(checkpoint: &Checkpoint) -> BTreeMap<Format, (usize, u64)> {
+pub fn formats(checkpoint: &Checkpoint) -> BTreeMap<Format, (usize, u64)> {
     let mut formats = BTreeMap::new();
     for tensor in checkpoint.tensors() {
         let (n_tensors, bytes) = formats.entry(tensor.format).or_insert((0, 0));

@@ -94,6 +94,19 @@ pub struct Loading {
     pub repacked_bytes: u64,
 }
 
+/// Refuses keys and values that need more than the memory that is there; `option` would make them fewer.
+fn expect_room(what: &str, option: &str, needed: u64, available: Option<u64>) -> Result<()> {
+    match available {
+        Some(available) if needed > available => bail!(
+            "{what} needs {} for keys and values: expected at most {}, the available memory; lower {option} or use \
+             --kv q8_0",
+            show::bytes(needed),
+            show::bytes(available)
+        ),
+        _ => Ok(()),
+    }
+}
+
 impl ModelArgs {
     /// Another model, held in the same way, without adapters; its context is for the caller to say.
     pub fn with_model(&self, model: &Path) -> ModelArgs {
@@ -129,15 +142,7 @@ impl ModelArgs {
                 config.context_length
             ),
             Wanted::Exactly(context) => {
-                let needed = bytes_at(context);
-                if let Some(available) = available.filter(|available| needed > *available) {
-                    bail!(
-                        "a context of {context} tokens needs {} for keys and values: expected at most {}, the \
-                         available memory; lower --context or use --kv q8_0",
-                        show::bytes(needed),
-                        show::bytes(available)
-                    );
-                }
+                expect_room(&format!("a context of {context} tokens"), "--context", bytes_at(context), available)?;
                 Ok(context)
             }
             // Half of the memory at most: the weights want to stay in the other half.
@@ -180,15 +185,7 @@ impl ModelArgs {
                 bail!("--cache-tokens: expected at least {context}, the context, found {tokens}")
             }
             Some(tokens) => {
-                let needed = bytes_at(tokens);
-                if let Some(available) = available.filter(|available| needed > *available) {
-                    bail!(
-                        "--cache-tokens: {tokens} tokens need {} for keys and values: expected at most {}, the available \
-                         memory",
-                        show::bytes(needed),
-                        show::bytes(available)
-                    );
-                }
+                expect_room(&format!("a cache of {tokens} tokens"), "--cache-tokens", bytes_at(tokens), available)?;
                 tokens
             }
             None => {

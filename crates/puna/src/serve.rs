@@ -2,6 +2,7 @@
 
 use crate::adapter::base::Given;
 use crate::builtin;
+use crate::inspect::{formats, n_weights};
 use crate::model::{Loaded, ModelArgs};
 use crate::prompt::{ChatFormat, Choice};
 use crate::sampling;
@@ -168,7 +169,13 @@ fn model(args: &Args) -> Result<app::Model> {
         bail!("--adapter: expected names that differ from one another and from the model's, found {:?} twice", pair[0]);
     }
     eprintln!("{describe} · context {context} tokens · cache {n_cache} tokens · chat format: {}", format.describe());
-    let about = About { n_bytes: checkpoint.tensor_bytes(), ..About::default() };
+    let formats = formats(&checkpoint);
+    let most = formats.iter().max_by_key(|(_, (_, bytes))| *bytes);
+    let about = About {
+        n_parameters: n_weights(&checkpoint),
+        n_bytes: checkpoint.tensor_bytes(),
+        format: most.map_or(String::new(), |(format, _)| format.to_string()),
+    };
     Ok(app::Model {
         name,
         adapters,

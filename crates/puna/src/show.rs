@@ -72,11 +72,14 @@ pub fn duration(seconds: f64) -> String {
 
 /// Rows as columns: of the first ones the left sides are in line, of the others, which are numbers, the right ones.
 pub fn table(rows: &[Vec<String>], n_left: usize) -> String {
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let mut widths = Vec::new();
+    for row in rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = cell.chars().count().max(*width));
+    }
     let mut text = String::new();
     for row in rows {
-        let cells = row.iter().enumerate().map(|(column, cell)| {
-            let width = width(column).unwrap_or(0);
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
             if column < n_left { format!("{cell:width$}") } else { format!("{cell:>width$}") }
         });
         text += cells.collect::<Vec<_>>().join("  ").trim_end();

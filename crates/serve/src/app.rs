@@ -44,16 +44,14 @@ pub struct Model {
 }
 
 /// What there is to say of a model.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct About {
     /// Number of parameters.
     pub n_parameters: u64,
     /// Bytes of the weights.
     pub n_bytes: u64,
-    /// Name of the weights' format.
+    /// Name of the format that most of the weights are in.
     pub format: String,
-    /// What the licence wants to be shown, if anything.
-    pub notice: Option<String>,
 }
 
 impl About {

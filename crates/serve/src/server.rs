@@ -72,9 +72,13 @@ pub async fn serve(
     };
     tokio::pin!(ending);
     loop {
-        let permit = permits.clone().acquire_owned().await.expect("nobody closes the semaphore");
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            let permit = permits.clone().acquire_owned().await.expect("nobody closes the semaphore");
+            (permit, listener.accept().await)
+        };
+        // The end is heard while all permits are out, too.
+        let (permit, accepted) = tokio::select! {
+            next = next => next,
             () = &mut ending => break,
         };
         let stream = match accepted {

@@ -107,9 +107,13 @@ fn options(app: &App, fields: &mut Fields) -> Result<Options, ApiError> {
     Ok(options)
 }
 
-fn adapter(app: &App, fields: &mut Fields) -> Result<Option<u32>, ApiError> {
-    let name: Option<String> = fields.take("model")?;
-    app.adapter(name.as_deref().map(|name| name.strip_suffix(":latest").unwrap_or(name)))
+/// The adapter that a request asks for, by either name of the field.
+fn adapter(app: &App, fields: &mut Fields, names: &[&str]) -> Result<Option<u32>, ApiError> {
+    let mut asked = None;
+    for name in names {
+        asked = asked.or(fields.take::<String>(name)?);
+    }
+    app.adapter(asked.as_deref().map(|name| name.strip_suffix(":latest").unwrap_or(name)))
 }
 
 /// An answer under way: in which member of the lines its text goes, and how it is asked for.
@@ -124,7 +128,7 @@ struct Job {
 pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Response {
     let job = async {
         let mut fields = Fields::read(&body, &[BOTH, CHAT], HARMLESS)?;
-        let adapter = adapter(&app, &mut fields)?;
+        let adapter = adapter(&app, &mut fields, &["model"])?;
         let options = options(&app, &mut fields)?;
         let stream = fields.take("stream")?.unwrap_or(true);
         let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
@@ -140,7 +144,7 @@ pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Response {
 pub async fn generate(State(app): State<Arc<App>>, body: Bytes) -> Response {
     let job = async {
         let mut fields = Fields::read(&body, &[BOTH, GENERATE], HARMLESS)?;
-        let adapter = adapter(&app, &mut fields)?;
+        let adapter = adapter(&app, &mut fields, &["model"])?;
         let options = options(&app, &mut fields)?;
         let stream = fields.take("stream")?.unwrap_or(true);
         let text: String = fields.require("prompt")?;
@@ -274,14 +278,11 @@ pub const SHOW: &[Field] = &[
 pub async fn show(State(app): State<Arc<App>>, body: Bytes) -> Response {
     let shown = (|| {
         let mut fields = Fields::read(&body, &[SHOW], &[])?;
-        let older: Option<String> = fields.take("name")?;
-        let name = fields.take::<String>("model")?.or(older);
-        app.adapter(name.as_deref().map(|name| name.strip_suffix(":latest").unwrap_or(name)))?;
+        adapter(&app, &mut fields, &["model", "name"])?;
         Ok(Json(json!({
             "modelfile": "",
             "parameters": "",
             "template": app.model.format.describe(),
-            "license": app.model.about.notice,
             "details": details(&app),
             "model_info": {
                 "general.architecture": "llama",
