@@ -129,19 +129,27 @@ fn run_all(commands: &[(String, String)]) {
             }
         }
         if line.starts_with("puna serve") {
-            line = until_serving(&line);
+            line = while_serving(&line, ":");
+        } else if line.starts_with("curl ") {
+            if Command::new("curl").arg("--version").output().is_err() {
+                println!("SKIPPED, there is no curl: {command}");
+                continue;
+            }
+            let asks = line.replace("curl ", "curl -sf ").replace("127.0.0.1:8080", "$address");
+            line = while_serving("puna serve", &asks);
         }
         let output = sh(dir.path(), &line);
         assert!(output.status.success(), "{place}: {command}\n{}", text(&output));
     }
 }
 
-/// A server, on any free port, up to the moment when it would answer.
-fn until_serving(line: &str) -> String {
-    let line = line.replace("--port 8000", "");
+/// A server, on any free port, and what is done while it answers at `$address`.
+fn while_serving(server: &str, line: &str) -> String {
+    let server = server.replace("--port 8000", "");
     format!(
-        "{line} --port 0 2> served & pid=$!; for i in $(seq 600); do grep -q '^serving' served && break; sleep 0.1; done; \
-         cat served; grep -q '^serving' served; kill $pid; wait $pid"
+        "rm -f served; {server} --port 0 2> served & pid=$!; for i in $(seq 600); do grep -q '^serving' served && break; sleep 0.1; done; \
+         cat served; address=$(sed -n 's|^serving .* on http://\\([^ ]*\\).*|\\1|p' served); [ -n \"$address\" ]; \
+         {line}; kill $pid; wait $pid"
     )
 }
 
