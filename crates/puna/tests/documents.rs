@@ -147,7 +147,8 @@ fn run_all(commands: &[(String, String)]) {
 fn while_serving(server: &str, line: &str) -> String {
     let server = server.replace("--port 8000", "");
     format!(
-        "rm -f served; {server} --port 0 2> served & pid=$!; for i in $(seq 600); do grep -q '^serving' served && break; sleep 0.1; done; \
+        "rm -f served; {server} --port 0 2> served & pid=$!; \
+         for i in $(seq 600); do grep -q '^serving' served && break; sleep 0.1; done; \
          cat served; address=$(sed -n 's|^serving .* on http://\\([^ ]*\\).*|\\1|p' served); [ -n \"$address\" ]; \
          {line}; kill $pid; wait $pid"
     )

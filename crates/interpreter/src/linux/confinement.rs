@@ -23,11 +23,8 @@ pub fn confine(sandbox: &Sandbox) -> Result<Protections, String> {
     }
     limit(&sandbox.limits, sandbox.namespaces)?;
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("the end of the supervisor as a signal"))?;
-    let landlock = if sandbox.namespaces {
-        files::restrict(&sandbox.readable, Some(Path::new(SCRATCH)))
-    } else {
-        files::restrict(&sandbox.readable, None)
-    }?;
+    let scratch = sandbox.namespaces.then_some(Path::new(SCRATCH));
+    let landlock = files::restrict(&sandbox.readable, scratch)?;
     let system_calls = system_calls::restrict(sandbox.namespaces)?;
     Ok(Protections { namespaces: Ok(()), landlock, system_calls, readable: sandbox.readable.clone() })
 }
