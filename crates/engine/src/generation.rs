@@ -61,7 +61,7 @@ impl Generation {
 
     /// Picks the token after those so far.
     fn pick(&mut self, logits: &[f32]) -> Token {
-        let token = self.sampler.pick(logits);
+        let token = self.sampler.pick(logits, None);
         self.sampler.accept(token.id);
         self.n_tokens += 1;
         self.upcoming.push_back(token);

@@ -1,7 +1,7 @@
 //! Sequences of token ids through a model: pages of the KV cache, prefill and decode, sampling.
 //!
-//! Reading order: [`Engine`] runs tokens, [`Generation`] continues a prompt token by token, [`sampler`] picks each;
-//! [`speculate`] makes several tokens of one forward pass.
+//! Reading order: [`Engine`] runs tokens, [`Generation`] continues a prompt token by token, [`sampler`] picks each, of those
+//! that a [`constraint`] allows; [`speculate`] makes several tokens of one forward pass.
 //! No text, files, sockets or clock here, so that all of it can be tested with a small fake model.
 
 mod engine;
@@ -10,6 +10,9 @@ mod pages;
 pub mod sampler;
 pub mod speculate;
 
+pub mod constraint;
+
+pub use constraint::{Constraint, ConstraintError};
 pub use engine::{Engine, Sequence};
 pub use generation::{Finish, Generation, Limits, Token};
 pub use sampler::{Sampler, Sampling};
@@ -38,6 +41,9 @@ pub enum Error {
         /// Position of the token whose logits they are.
         position: usize,
     },
+    /// The answer's constraint can't go on.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// A sampling parameter out of its range.
     #[error("{name}: expected {expected}, found {found}")]
     Parameter {

@@ -1,12 +1,15 @@
 //! Where text meets the engine: messages become tokens, tokens become text events.
 //!
 //! Reading order: [`Session::answer`] is the whole path of an answer; [`stop`] watches for stop strings;
-//! [`open`] puts a model's files, tokenizer and engine together.
+//! [`open`] puts a model's files, tokenizer and engine together; [`constraint`] makes grammars of answers.
 
 mod open;
 mod session;
+
+pub mod constraint;
 mod stop;
 
+pub use constraint::{Grammar, GrammarCompiler, GrammarConstraint, GrammarError, ToolCalls, ToolChoice};
 pub use open::{check_draft, gguf_vocabulary, load_tokenizer, tokenizer};
 pub use session::{Answer, Event, Options, Session, Timings};
 
@@ -16,6 +19,9 @@ pub enum Error {
     /// The engine's own errors.
     #[error(transparent)]
     Engine(#[from] puna_engine::Error),
+    /// A grammar of answers that can't be used.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// A tokenizer that can't be used.
     #[error("{path}: {error}")]
     Tokenizer {
