@@ -394,6 +394,31 @@ fn bombs_are_refused() {
 }
 
 #[test]
+fn as_deep_as_is_allowed() {
+    let reference = |i: usize| (i.to_string(), json!({"$ref": format!("#/$defs/{}", i + 1)}));
+    let last = ("1900".to_owned(), json!({"type": "null"}));
+    let references: Map<String, Value> = (0..1900).map(reference).chain([last]).collect();
+    let nested = |n: usize, wrap: fn(Value) -> Value| (0..n).fold(json!({"type": "integer"}), |inner, _| wrap(inner));
+    for schema in [
+        nested(998, |inner| json!({"type": "array", "items": inner})),
+        nested(998, |inner| json!({"items": inner})),
+        nested(499, |inner| json!({"type": "object", "properties": {"a": inner}, "required": ["a"]})),
+        nested(499, |inner| json!({"patternProperties": {"a": inner}})),
+        nested(499, |inner| json!({"allOf": [inner, {"minimum": 1}]})),
+        nested(499, |inner| json!({"anyOf": [inner, {"type": "string"}]})),
+        nested(499, |inner| json!({"oneOf": [inner]})),
+        json!({"const": (0..998).fold(json!(1), |inner, _| json!([inner]))}),
+        json!({"enum": [(0..997).fold(json!(1), |inner, _| json!({"a": inner}))]}),
+        // As long a chain of references as fits into the bytes.
+        json!({"$ref": "#/$defs/0", "$defs": references}),
+    ] {
+        let error = MATERIAL.compiler.compile(&Grammar::JsonSchema(schema.clone())).err();
+        assert!(!matches!(error, Some(GrammarError::TooLarge { .. })), "{error:?}");
+        walk(&Grammar::JsonSchema(schema), 4);
+    }
+}
+
+#[test]
 fn large_numbers_cost_little() {
     let count = 1_000_000_000u64;
     for schema in [
@@ -524,6 +549,37 @@ fn calls_are_written_as_the_prompt_says() {
     assert_eq!(text(&conversation), r#"{"name": "f", "parameters": {"a": 1, "b": "x"}}"#);
     conversation.tool_style = ToolStyle::FunctionTag;
     assert_eq!(text(&conversation), r#"<function=f>{"a": 1, "b": "x"}</function>"#);
+}
+
+/// How much of a text is allowed, in bytes given one by one.
+fn allowed_part(grammar: &Grammar, python_tag: bool, text: &str) -> usize {
+    let mut constraint = MATERIAL.compiler.compile(grammar).unwrap();
+    if python_tag {
+        constraint.accept(MATERIAL.tokenizer.special("<|python_tag|>").unwrap()).unwrap();
+    }
+    text.bytes().take_while(|byte| constraint.accept(u32::from(*byte)).is_ok()).count()
+}
+
+#[test]
+fn text_does_not_turn_into_a_call() {
+    let mut conversation = Conversation::new(Vec::new());
+    conversation.tools = vec![json!({"function": {"name": "f"}})];
+    conversation.builtin_tools = Some(vec!["code_interpreter".to_owned()]);
+    let grammar = Grammar::ToolCalls(ToolCalls::of(&conversation, ToolChoice::Auto, true));
+    let whole = |python_tag, text: &str| assert_eq!(allowed_part(&grammar, python_tag, text), text.len(), "{text}");
+    let part = |python_tag, text: &str, part: &str| {
+        assert_eq!(text.get(..allowed_part(&grammar, python_tag, text)), Some(part));
+    };
+    whole(false, " An answer: {\"name\": \"g\"} <functions> [1]");
+    whole(false, r#"{"name": "f", "parameters": {}}; {"name": "f", "parameters": {}}"#);
+    part(false, " An answer <function=g>", " An answer <function");
+    part(false, r#"{"name": "g""#, r#"{"name": ""#);
+    part(false, r#"{"name": "f", "parameters": {"a": 1"#, r#"{"name": "f", "parameters": {"#);
+    part(false, " [1]", " ");
+    whole(true, "print(f.call(1), [1])");
+    part(true, "g.call(query=\"x\")", "g.call");
+    part(true, " [1]", " ");
+    part(true, "a = 1 <function=g>{}", "a = 1 <function");
 }
 
 #[test]

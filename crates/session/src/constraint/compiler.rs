@@ -3,22 +3,19 @@
 use std::sync::Arc;
 
 use llguidance::api::{ParserLimits, StopReason, TopLevelGrammar};
-use llguidance::earley::SlicedBiasComputer;
-use llguidance::toktrie::{InferenceCapabilities, SimpleVob};
+use llguidance::toktrie::SimpleVob;
 use llguidance::{Matcher, ParserFactory};
 use puna_engine::constraint::{Constraint, ConstraintError, allows};
 use puna_text::{TokenId, Tokenizer};
 
 use super::{Grammar, GrammarError, vocabulary};
 
-/// The library recurses as deeply as a grammar is nested; as many levels as are allowed take a tenth of this.
+/// The library recurses as deeply as a grammar is nested; this is some times what as many levels as are
+/// allowed take.
 const STACK_BYTES: usize = 64 << 20;
 
-/// Text without the signs that mean something in JSON or to tool calls: where a grammar allows all of it, its tokens need
-/// not be looked at one by one.
-const PLAIN_TEXT: &str = r#"[^"\\\x00-\x1F\x7F<{\[]+"#;
-
-/// Makes constraints of grammars, for one vocabulary. It takes some time and memory to make, so share it.
+/// Makes constraints of grammars, for one vocabulary. For the 128,256 tokens of Llama 3 it takes a
+/// second and 64 MB to make, so share it.
 pub struct GrammarCompiler {
     factory: ParserFactory,
     stop_tokens: Vec<TokenId>,
@@ -31,9 +28,7 @@ impl GrammarCompiler {
     /// There are no stop tokens, or they are not in the vocabulary, or it is too large.
     pub fn new(tokenizer: Arc<Tokenizer>, stop_tokens: &[TokenId]) -> Result<GrammarCompiler, GrammarError> {
         let environment = vocabulary::environment(tokenizer, stop_tokens)?;
-        let mut slices = SlicedBiasComputer::general_slices();
-        slices.push(PLAIN_TEXT.to_owned());
-        let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
+        let mut factory = ParserFactory::new_simple(&environment)
             .map_err(|error| GrammarError::Vocabulary(summary(&error.to_string())))?;
         factory.quiet();
         *factory.limits_mut() = limits();

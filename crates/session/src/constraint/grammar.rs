@@ -9,6 +9,7 @@ use super::{GrammarError, ToolCalls};
 /// What an answer may look like. It is checked when it is compiled.
 ///
 /// JSON is written on one line, with a space or none behind commas and colons, so that no answer gets lost in white space.
+/// A number without bounds may have more digits, or a larger exponent, than its reader can hold.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Grammar {
     /// Any JSON object.
