@@ -42,6 +42,7 @@ fn main() {
     vocabularies();
     texts();
     conversations();
+    grammars();
     rows();
     parquet();
     templates();
@@ -277,6 +278,30 @@ fn conversations() {
         "builtin",
         r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"function": {"name": "brave_search", "arguments": {"query": "x"}}}], "end_of_message": true}, {"role": "tool", "content": "t"}], "builtin_tools": ["brave_search", "code_interpreter"]}"#,
     );
+}
+
+/// The first byte chooses what the rest is, and the tokens.
+fn grammars() {
+    let person = r##"{"type": "object", "properties": {"a": {"type": "string", "minLength": 1, "pattern": "^b"}, "c": {"enum": [1, "x"]}, "d": {"type": "array", "items": {"$ref": "#/$defs/e"}, "maxItems": 3}}, "required": ["a"], "additionalProperties": false, "$defs": {"e": {"type": ["integer", "null"], "minimum": -3, "maximum": 40}}}"##;
+    let merged = r##"{"allOf": [{"anyOf": [{"type": "object", "patternProperties": {"^x": {"type": "number", "multipleOf": 0.5}}}, {"const": [true]}]}, {"minProperties": 1}], "oneOf": [{"type": "object"}, {"type": "array", "prefixItems": [{}]}]}"##;
+    let tree = r##"{"type": "object", "properties": {"n": {"type": "string", "format": "date"}, "t": {"$ref": "#"}}, "required": ["n"]}"##;
+    let lark = "start: sum (\";\" sum)*\n%ignore / /\nsum: term (\"+\" term)~1..3\nterm: NUMBER | \"(\" sum \")\" | @json\nNUMBER: /[0-9]+/ & ~/.*7.*/\n";
+    let nested = "start[max_tokens=9]: a{2,3} %json {\"type\": \"null\"} <|eot_id|>\na: \"x\"i | [\"a\"..\"f\"] | %regex {\"substring_words\": \"a b\"}\n";
+    let tools = r#"{"messages": [], "tools": [{"function": {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}}, {"name": "g"}], "builtin_tools": ["brave_search", "code_interpreter"], "tool_style": "function_tag"}"#;
+    let seeds: [(&str, u8, &str); 9] = [
+        ("person", 0, person),
+        ("merged", 10, merged),
+        ("tree", 25, tree),
+        ("regex", 1, r"(?i)[a-c]{2,5}(\d+|\w*?é)\.\n?"),
+        ("repeated", 11, "((a|b){0,100}){3,}c"),
+        ("lark", 2, lark),
+        ("nested", 12, nested),
+        ("choice", 3, "ab\nabc\n\"é"),
+        ("tools", 4, tools),
+    ];
+    for (name, kind, text) in seeds {
+        put("grammar", name, [&[kind], text.as_bytes()].concat());
+    }
 }
 
 /// The first byte chooses the format, the dialect, what is trained, and the container.

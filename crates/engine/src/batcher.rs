@@ -95,6 +95,22 @@ impl Answer {
         end.saturating_sub(first).min(n)
     }
 
+    /// Picks the next token by these logits.
+    fn pick(&mut self, logits: &[f32]) -> Result<u32, Error> {
+        let constraint = self.request.constraint.as_mut();
+        let picked = match constraint {
+            Some(constraint) => {
+                let picked = self.sampler.pick(logits, Some(constraint.allowed()?));
+                constraint.accept(picked)?;
+                picked
+            }
+            None => self.sampler.pick(logits, None),
+        };
+        self.sampler.accept(picked);
+        self.ids.push(picked);
+        Ok(picked)
+    }
+
     fn new_sequence(&self) -> Sequence {
         Sequence::new(self.request.scope, self.request.adapter)
     }
@@ -379,18 +395,28 @@ impl Batcher {
         true
     }
 
-    /// The forward pass.
+    /// The forward pass. What may come behind it is found out meanwhile.
     fn run(&mut self, shares: &[Share]) -> Result<(), Error> {
         let computing = self.running.iter_mut().zip(shares).filter(|(_, share)| share.n > 0);
-        let (mut sequences, mut ids) = (Vec::new(), Vec::new());
+        let (mut sequences, mut ids, mut constraints) = (Vec::new(), Vec::new(), Vec::new());
         for (answer, share) in computing {
             let start = answer.sequence.ids().len();
+            if start + share.n == answer.ids.len() {
+                constraints.extend(answer.request.constraint.as_deref_mut());
+            }
             ids.push([&answer.ids[start..start + share.n], &share.guesses].concat());
             sequences.push((&mut answer.sequence, share.n_outputs + share.guesses.len()));
         }
         let work = |((sequence, n_outputs), ids)| Work { sequence, ids, n_outputs };
         let mut works: Vec<Work<'_>> = sequences.into_iter().zip(ids.iter().map(Vec::as_slice)).map(work).collect();
-        self.engine.run(&mut works)
+        std::thread::scope(|scope| {
+            if !constraints.is_empty() {
+                // Without a thread they are asked afterwards, and those that fail are asked again then.
+                let ask = move || constraints.into_iter().for_each(|constraint| drop(constraint.allowed()));
+                let _ = std::thread::Builder::new().name("constraints".into()).spawn_scoped(scope, ask);
+            }
+            self.engine.run(&mut works)
+        })
     }
 
     /// Takes the logits after a request's tokens, `[outputs, vocab_size]`: scores of the prompt, the next token, and those
@@ -439,9 +465,10 @@ impl Batcher {
                 finish = Some(Finish::Length);
                 break;
             }
-            let picked = answer.sampler.pick(logits);
-            answer.sampler.accept(picked);
-            answer.ids.push(picked);
+            let picked = match answer.pick(logits) {
+                Ok(picked) => picked,
+                Err(error) => return self.fail(answer, error, on_event),
+            };
             on_event(id, Event::Token(Scored::new(logits, picked, answer.request.top)));
             finish = answer.finish(context);
             let guess = share.guesses.get(row);
@@ -469,7 +496,7 @@ impl Batcher {
         Some(answer)
     }
 
-    /// Ends a request whose logits are damaged, and forgets what led to them.
+    /// Ends a request that can't go on, and forgets what led there: its logits may be damaged.
     fn fail(&mut self, answer: Answer, error: Error, on_event: &mut dyn FnMut(RequestId, Event)) -> Option<Answer> {
         self.engine.discard(answer.sequence);
         on_event(answer.id, Event::Failed(error));

@@ -1,7 +1,7 @@
 //! Sequences of token ids through a model: requests, steps, pages of the KV cache, sampling.
 //!
 //! Reading order: [`Batcher`] answers requests, many in one forward pass; [`Engine`] runs tokens of sequences; [`sampler`]
-//! picks each token; [`speculate`] makes several tokens of one forward pass.
+//! picks each token, of those that a [`constraint`] allows; [`speculate`] makes several tokens of one forward pass.
 //! No text, files, sockets or clock here, so that all of it can be tested with a small fake model.
 
 mod batcher;
@@ -14,7 +14,10 @@ mod engine;
 mod pages;
 pub mod sampler;
 
+pub mod constraint;
+
 pub use batcher::{BatchLimits, Batcher, Load};
+pub use constraint::{Constraint, ConstraintError};
 pub use engine::{Engine, Sequence};
 pub use pages::Scope;
 pub use puna_llama::PAGE_LEN;
@@ -45,6 +48,9 @@ pub enum Error {
         /// Position of the token whose logits they are.
         position: usize,
     },
+    /// The answer's constraint can't go on.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// A sampling parameter out of its range.
     #[error("{name}: expected {expected}, found {found}")]
     Parameter {

@@ -2,7 +2,7 @@
 
 use crate::engine::check_length;
 use crate::sampler::{LogProbabilities, largest};
-use crate::{Error, Sampling, Scope};
+use crate::{Constraint, Error, Sampling, Scope};
 
 /// A prompt to be continued.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Request {
     pub seed: u64,
     /// When to stop.
     pub limits: Limits,
+    /// What the answer may look like, at its beginning.
+    pub constraint: Option<Box<dyn Constraint>>,
     /// Whose the request is: what it has in common with others of the scope is computed once, and scopes take turns.
     pub scope: Scope,
     /// One of the model's named adapters.
@@ -28,13 +30,14 @@ pub struct Request {
 }
 
 impl Request {
-    /// A prompt in the default scope, without adapter or scores, that may be guessed ahead.
+    /// A prompt in the default scope, without constraint, adapter or scores, that may be guessed ahead.
     pub fn new(prompt: Vec<u32>, sampling: Sampling, limits: Limits) -> Request {
         Request {
             prompt,
             sampling,
             seed: 0,
             limits,
+            constraint: None,
             scope: Scope::default(),
             adapter: None,
             top: 0,

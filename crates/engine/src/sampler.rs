@@ -1,10 +1,10 @@
 //! Picking the next token.
 //!
-//! Steps, in this order: logit bias and penalties change the logits; temperature divides them; then candidates are
-//! dropped by top-k, typical, top-p and min-p, each on what the one before left, and one of the rest is drawn in
-//! proportion to its probability. Temperature 0 takes the largest logit, the lowest id among equals, and draws nothing.
+//! Steps, in this order: what a constraint does not allow is out; logit bias and penalties change the logits; temperature
+//! divides them; then candidates are dropped by top-k, typical, top-p and min-p, each on what the one before left, and one
+//! of the rest is drawn in proportion to its probability. Temperature 0 takes the largest logit, the lowest id among equals, and draws nothing.
 
-use crate::Error;
+use crate::{Error, constraint::allows};
 use rand_core::{RngCore, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use std::collections::HashMap;
@@ -122,12 +122,16 @@ impl Sampler {
         *self.counts.entry(id).or_default() += 1;
     }
 
-    /// Picks a token. The logits are finite.
-    pub fn pick(&mut self, logits: &[f32]) -> u32 {
+    /// Picks a token: one that is `allowed`, if that is said, by bits as [`Constraint::allowed`] gives them. The logits are
+    /// finite, and there is a token to pick.
+    ///
+    /// [`Constraint::allowed`]: crate::Constraint::allowed
+    pub fn pick(&mut self, logits: &[f32], allowed: Option<&[u32]>) -> u32 {
         self.logits.clear();
         self.logits.extend_from_slice(logits);
         self.change_logits();
-        if self.sampling.temperature == 0.0 { argmax(&self.logits) } else { self.draw() }
+        let ids = (0..logits.len() as u32).filter(|id| allowed.is_none_or(|allowed| allows(allowed, *id)));
+        if self.sampling.temperature == 0.0 { best(&self.logits, ids) } else { self.draw(ids) }
     }
 
     fn change_logits(&mut self) {
@@ -149,8 +153,8 @@ impl Sampler {
         }
     }
 
-    fn draw(&mut self) -> u32 {
-        self.weigh();
+    fn draw(&mut self, ids: impl Iterator<Item = u32> + Clone) -> u32 {
+        self.weigh(ids);
         self.keep_top_k();
         self.keep_typical();
         self.keep_top_p();
@@ -168,15 +172,13 @@ impl Sampler {
         self.candidates.last().expect("the most probable is never dropped").id
     }
 
-    fn weigh(&mut self) {
-        let largest = self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    fn weigh(&mut self, ids: impl Iterator<Item = u32> + Clone) {
+        let logits = &self.logits;
+        let largest = ids.clone().map(|id| logits[id as usize]).fold(f32::NEG_INFINITY, f32::max);
         let temperature = f64::from(self.sampling.temperature);
         self.candidates.clear();
         self.candidates.extend(
-            self.logits
-                .iter()
-                .zip(0..)
-                .map(|(logit, id)| Candidate { id, weight: (f64::from(logit - largest) / temperature).exp() }),
+            ids.map(|id| Candidate { id, weight: (f64::from(logits[id as usize] - largest) / temperature).exp() }),
         );
     }
 
@@ -254,13 +256,13 @@ fn keep_until(
 
 /// Index of the largest; the lowest among equals.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = i;
-        }
-    }
-    best as u32
+    best(logits, 0..logits.len() as u32)
+}
+
+/// The one with the largest logit; the first among equals.
+fn best(logits: &[f32], ids: impl Iterator<Item = u32>) -> u32 {
+    let larger = |best: u32, id: u32| if logits[id as usize] > logits[best as usize] { id } else { best };
+    ids.reduce(larger).expect("there is a token to pick")
 }
 
 /// Ids of the `n` largest, the largest first; the lower id first among equals.
@@ -308,7 +310,7 @@ mod tests {
         let mut sampler = Sampler::new(sampling, logits.len(), &[], 7).expect("valid");
         let mut counts = vec![0f64; logits.len()];
         for _ in 0..n {
-            counts[sampler.pick(logits) as usize] += 1.0 / n as f64;
+            counts[sampler.pick(logits, None) as usize] += 1.0 / n as f64;
         }
         counts
     }
@@ -389,7 +391,7 @@ mod tests {
         let answer = |seed| {
             let mut sampler =
                 Sampler::new(Sampling { seed: Some(seed), ..Sampling::default() }, 4, &[], 0).expect("valid");
-            (0..50).map(|_| sampler.pick(&LOGITS)).collect::<Vec<_>>()
+            (0..50).map(|_| sampler.pick(&LOGITS, None)).collect::<Vec<_>>()
         };
         assert_eq!(answer(3), answer(3));
         assert_ne!(answer(3), answer(4));
@@ -405,9 +407,48 @@ mod tests {
             let sampling =
                 Sampling { temperature, top_k, top_p, min_p, typical, seed: Some(seed), ..Sampling::default() };
             let mut sampler = Sampler::new(sampling, logits.len(), &[], 0).expect("valid");
-            let id = sampler.pick(&logits);
+            let id = sampler.pick(&logits, None);
             prop_assert!((id as usize) < logits.len());
             prop_assert!(LogProbabilities::new(&logits).of(id) <= 0.0);
+        }
+
+        /// What is not allowed might as well not exist: the pick is that from a vocabulary of the others.
+        #[test]
+        fn only_what_is_allowed_is_picked(
+            tokens in proptest::collection::vec((-30f32..30.0, any::<bool>()), 1..300), sure: usize,
+            temperature in prop_oneof![Just(0f32), 0.01f32..3.0], top_k in 0usize..50, top_p in 0.001f32..=1.0,
+            min_p in 0f32..=1.0, typical in 0.001f32..=1.0, repetition_penalty in 0.5f32..2.0,
+            bias in -1000f32..1000.0, seed: u64,
+        ) {
+            let sure = sure % tokens.len();
+            let logits: Vec<f32> = tokens.iter().map(|(logit, _)| *logit).collect();
+            let is_allowed = |id: usize| id == sure || tokens[id].1;
+            let kept: Vec<usize> = (0..tokens.len()).filter(|id| is_allowed(*id)).collect();
+            let mut allowed = vec![0u32; tokens.len().div_ceil(32)];
+            kept.iter().for_each(|id| allowed[id / 32] |= 1 << (id % 32));
+            let sampling = |sure| Sampling {
+                temperature, top_k, top_p, min_p, typical, repetition_penalty, logit_bias: vec![(sure as u32, bias)],
+                seed: Some(seed), ..Sampling::default()
+            };
+            let of_all = Sampler::new(sampling(sure), logits.len(), &[sure as u32], 0)
+                .expect("valid")
+                .pick(&logits, Some(&allowed));
+            let place = kept.binary_search(&sure).expect("it is kept");
+            let of_kept = Sampler::new(sampling(place), kept.len(), &[place as u32], 0)
+                .expect("valid")
+                .pick(&kept.iter().map(|id| logits[*id]).collect::<Vec<_>>(), None);
+            prop_assert_eq!(of_all as usize, kept[of_kept as usize]);
+        }
+
+        /// A token that nearly all of the probability goes to leaves room for the others where it is not allowed, and ids
+        /// behind the last word are not allowed.
+        #[test]
+        fn what_is_left_may_be_improbable(gap in 0f32..1e30, temperature in 0f32..2.0, seed: u64) {
+            let mut logits = vec![gap; 70];
+            logits[33] = -gap;
+            let sampling = Sampling { temperature, seed: Some(seed), ..Sampling::default() };
+            let mut sampler = Sampler::new(sampling, logits.len(), &[], 0).expect("valid");
+            prop_assert_eq!(sampler.pick(&logits, Some(&[0, 2])), 33);
         }
 
         #[test]

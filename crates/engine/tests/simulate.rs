@@ -9,8 +9,9 @@ mod fake;
 
 use fake::Fake;
 use puna_engine::{
-    BatchLimits, Batcher, DraftModel, Engine, Error, Event, Finish, Limits, PAGE_LEN, PromptLookup, PromptScores,
-    Request, RequestId, Sampler, Sampling, Scope, Scored, Speculator, sampler::LogProbabilities,
+    BatchLimits, Batcher, Constraint, ConstraintError, DraftModel, Engine, Error, Event, Finish, Limits, PAGE_LEN,
+    PromptLookup, PromptScores, Request, RequestId, Sampler, Sampling, Scope, Scored, Speculator,
+    sampler::LogProbabilities,
 };
 use std::collections::HashMap;
 
@@ -39,6 +40,44 @@ impl Random {
     }
 }
 
+/// Allows some tokens, others after each token, and may fail after some.
+#[derive(Clone)]
+struct Sieve {
+    state: u64,
+    lasts: usize,
+    allowed: [u32; 1],
+}
+
+impl Sieve {
+    fn boxed(state: u64, lasts: usize) -> Box<dyn Constraint> {
+        Box::new(Sieve { state, lasts, allowed: [0] })
+    }
+}
+
+impl Constraint for Sieve {
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
+
+    fn allowed(&mut self) -> Result<&[u32], ConstraintError> {
+        if self.lasts == 0 {
+            return Err(ConstraintError::Failed { n_tokens: 0, problem: "used up".into() });
+        }
+        // At least one bit of the vocabulary's.
+        self.allowed[0] = (Random(self.state).next() as u32 | 1 << (self.state % VOCAB as u64)) & ((1 << VOCAB) - 1);
+        Ok(&self.allowed)
+    }
+
+    fn accept(&mut self, id: u32) -> Result<(), ConstraintError> {
+        if self.allowed()?[0] >> id & 1 == 0 {
+            return Err(ConstraintError::NotAllowed { id });
+        }
+        self.state = self.state.wrapping_mul(31).wrapping_add(u64::from(id));
+        self.lasts -= 1;
+        Ok(())
+    }
+}
+
 /// What one request is told, in order.
 #[derive(Clone, Debug, PartialEq)]
 enum Told {
@@ -54,6 +93,7 @@ fn alone(model: &Fake, context: usize, request: &Request) -> Vec<Told> {
     let mut sampler = Sampler::new(request.sampling.clone(), VOCAB, &request.prompt, request.seed).unwrap();
     let finite = |logits: &[f32]| logits.iter().all(|logit| logit.is_finite());
     let mut ids = request.prompt.clone();
+    let mut constraint = request.constraint.clone();
     for position in request.prompt_scores.map_or(ids.len(), |scores| scores.from.max(1))..ids.len() {
         let logits = model.logits(&ids[..position], request.adapter);
         if !finite(&logits) {
@@ -73,7 +113,18 @@ fn alone(model: &Fake, context: usize, request: &Request) -> Vec<Told> {
             told.push(Told::Finished(Finish::Length));
             return told;
         }
-        let id = sampler.pick(&logits);
+        let id = match &mut constraint {
+            None => sampler.pick(&logits, None),
+            Some(constraint) => {
+                let Ok(allowed) = constraint.allowed() else {
+                    told.push(Told::Failed);
+                    return told;
+                };
+                let id = sampler.pick(&logits, Some(allowed));
+                constraint.accept(id).unwrap();
+                id
+            }
+        };
         sampler.accept(id);
         ids.push(id);
         told.push(Told::Token(id, LogProbabilities::new(&logits).of(id).to_bits()));
@@ -124,6 +175,7 @@ fn request(random: &mut Random, context: usize) -> Request {
             max_tokens: if random.chance(10) { usize::MAX } else { random.below(80) },
             stop_tokens: if random.chance(50) { vec![random.below(VOCAB) as u32] } else { vec![] },
         },
+        constraint: random.chance(30).then(|| Sieve::boxed(random.next() >> 8, 1 + random.below(100))),
         scope: Scope([random.below(3) as u8; 32]),
         adapter: if random.chance(40) { Some(random.below(2) as u32) } else { None },
         top: random.below(3),
@@ -204,7 +256,7 @@ fn simulate(seed: u64, faulty: Option<usize>) -> Result<usize, String> {
                     told.push(Told::Token(token, bits));
                 }
                 Event::Finished(finish) => told.push(Told::Finished(finish)),
-                Event::Failed(Error::NotFinite { .. }) => told.push(Told::Failed),
+                Event::Failed(Error::NotFinite { .. } | Error::Constraint(_)) => told.push(Told::Failed),
                 Event::Failed(error) => problem = Some(format!("{id:?}: {error}")),
             }
         });

@@ -5,6 +5,7 @@ mod bench;
 mod builtin;
 mod chat;
 mod chat_format;
+mod grammar;
 mod home;
 mod inspect;
 mod key;

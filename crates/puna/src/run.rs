@@ -2,6 +2,7 @@
 
 use crate::builtin;
 use crate::chat;
+use crate::grammar::GrammarArgs;
 use crate::machine::{Machine, Reading};
 use crate::model::ModelArgs;
 use crate::prompt::{ChatArgs, ChatFormat};
@@ -32,6 +33,8 @@ Examples:
   puna run ./Llama-3.1-8B --raw 'Once upon a time' --max-tokens 100
   puna run ./Llama-3.1-8B --ids-file prompt.json --max-tokens 64 --json
   puna run ./Llama-3.1-8B-Instruct --adapter ./my-adapter=0.5 'Write a limerick.'
+  puna run ./Llama-3.1-8B-Instruct --json-schema person.json 'Who wrote Faust?'
+  puna run ./Llama-3.1-8B-Instruct --regex 'yes|no' 'Is the sky blue?'
   puna run ./Llama-3.1-8B-Instruct --draft ./Llama-3.2-1B-Instruct 'Write a limerick.'")]
 pub struct Args {
     #[command(flatten)]
@@ -57,6 +60,8 @@ pub struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    grammar: GrammarArgs,
+    #[command(flatten)]
     speculation: SpeculationArgs,
 }
 
@@ -71,21 +76,27 @@ pub fn run(args: Args) -> Result<()> {
     }
     let checkpoint = args.model.open()?;
     let mut machine = args.model.machine();
-    let mut session = || -> Result<Session> {
+    let options = args.sampling.options(&checkpoint)?;
+    let grammar = args.grammar.read()?;
+    if grammar.is_some() && options.ignore_end {
+        bail!("--ignore-eos: expected it not to be given where the answer has a format, which says where it ends");
+    }
+    let mut session = || -> Result<(Session, Options)> {
         let mut session = args.model.session(&mut machine, &checkpoint)?;
         args.speculation.apply(&mut session, &mut machine, &args.model, &checkpoint)?;
-        Ok(session)
+        let constraint = grammar.as_ref().map(|grammar| session.constraint(grammar)).transpose()?;
+        Ok((session, Options { constraint, ..options.clone() }))
     };
-    let options = args.sampling.options(&checkpoint)?;
     if let Some(file) = &args.ids_file {
         let prompt = score::read_ids(file, &checkpoint.config)?;
-        return answer_once(&mut session()?, &machine, &prompt, &options, args.json);
+        let (mut session, options) = session()?;
+        return answer_once(&mut session, &machine, &prompt, &options, args.json);
     }
     let text = prompt_text(args.prompt)?;
     if args.raw {
         let text =
             text.context("--raw: expected a text as the second argument or on standard input, found a terminal")?;
-        let mut session = session()?;
+        let (mut session, options) = session()?;
         let bos = session.tokenizer().bos();
         let prompt: Vec<u32> = bos.into_iter().chain(session.tokenizer().encode(&text)).collect();
         return answer_once(&mut session, &machine, &prompt, &options, args.json);
@@ -96,7 +107,7 @@ pub fn run(args: Args) -> Result<()> {
     if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
         bail!("the prompt is empty: expected a text as the second argument or on standard input");
     }
-    let mut session = session()?;
+    let (mut session, options) = session()?;
     let format = ChatFormat::new(args.chat.chat_format, &checkpoint, session.tokenizer())?;
     let instructions = args.system.into_iter().map(Message::system).collect();
     let mut conversation = args.chat.dated(Conversation::new(instructions));

@@ -94,6 +94,12 @@ impl SamplingArgs {
             seed: self.seed,
         };
         sampling.check(checkpoint.config.vocab_size)?;
-        Ok(Options { sampling, max_tokens: self.max_tokens, stop: self.stop.clone(), ignore_end: self.ignore_eos })
+        Ok(Options {
+            sampling,
+            max_tokens: self.max_tokens,
+            stop: self.stop.clone(),
+            ignore_end: self.ignore_eos,
+            constraint: None,
+        })
     }
 }

@@ -136,6 +136,97 @@ fn prompts_are_scored() {
     }
 }
 
+/// cria knows nothing of schemas, so what fits one does so because nothing else could be said.
+#[test]
+fn answers_have_the_form_that_is_asked_for() {
+    let server = Server::start(&[]);
+    let schema = json!({"type": "object", "properties": {
+        "name": {"type": "string", "maxLength": 12}, "legs": {"enum": [2, 4, 8]}},
+        "required": ["name", "legs"], "additionalProperties": false});
+    let fits = |text: &str| {
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|_| panic!("{text}"));
+        assert!(value["name"].is_string() && [2, 4, 8].contains(&value["legs"].as_u64().unwrap()), "{value}");
+        assert_eq!(value.as_object().unwrap().len(), 2, "{value}");
+    };
+    let format = json!({"type": "json_schema", "json_schema": {"name": "animal", "schema": schema}});
+    let (status, answer) = server.post(
+        "/v1/chat/completions",
+        &json!({"messages": hello(), "response_format": format, "n": 3, "temperature": 1.5}),
+    );
+    assert_eq!(status, 200, "{answer}");
+    for choice in answer["choices"].as_array().unwrap() {
+        assert_eq!(choice["finish_reason"], "stop");
+        fits(choice["message"]["content"].as_str().unwrap());
+    }
+    let (status, answer) =
+        server.post("/api/generate", &json!({"prompt": "A llama?", "format": schema, "stream": false}));
+    assert_eq!(status, 200, "{answer}");
+    fits(answer["response"].as_str().unwrap());
+    for (structured, right) in [
+        (
+            json!({"choice": ["maybe so", "never"]}),
+            &(|text: &str| ["maybe so", "never"].contains(&text)) as &dyn Fn(&str) -> bool,
+        ),
+        (json!({"regex": "[a-f]{3}[0-9]"}), &|text| text.len() == 4 && text.as_bytes()[3].is_ascii_digit()),
+        (json!({"grammar": "start: \"x\" start | \"y\"\n"}), &|text| text.trim_start_matches('x') == "y"),
+    ] {
+        let body = json!({"prompt": "Once upon a time", "structured_outputs": structured, "max_tokens": 500, "temperature": 0});
+        let (status, answer) = server.post("/v1/completions", &body);
+        let choice = &answer["choices"][0];
+        assert_eq!((status, &choice["finish_reason"]), (200, &json!("stop")), "{structured}: {answer}");
+        assert!(right(choice["text"].as_str().unwrap()), "{structured}: {answer}");
+    }
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": schema}});
+    let tools = json!([tool("feed"), tool("groom")]);
+    for (choice, names) in [
+        (json!("required"), &["feed", "groom"][..]),
+        (json!({"type": "function", "function": {"name": "groom"}}), &["groom"]),
+    ] {
+        let body = json!({"messages": hello(), "tools": tools, "tool_choice": choice, "parallel_tool_calls": false});
+        let (status, answer) = server.post("/v1/chat/completions", &body);
+        assert_eq!((status, &answer["choices"][0]["finish_reason"]), (200, &json!("tool_calls")), "{answer}");
+        let calls = answer["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+        assert_eq!(calls.len(), 1, "{answer}");
+        assert!(names.contains(&calls[0]["function"]["name"].as_str().unwrap()), "{answer}");
+        fits(calls[0]["function"]["arguments"].as_str().unwrap());
+        // The answer goes back as it came, twice in one message too, with the results behind it.
+        let call = |id: &str| json!({"id": id, "type": "function", "function": calls[0]["function"]});
+        let messages = json!([hello()[0], {"role": "assistant", "content": null, "tool_calls": [call("a"), call("b")]},
+            {"role": "tool", "tool_call_id": "b", "content": "fed"}, {"role": "tool", "tool_call_id": "a", "content": "fed"}]);
+        let (status, answer) =
+            server.post("/v1/chat/completions", &json!({"messages": messages, "tools": tools, "max_tokens": 4}));
+        assert_eq!(status, 200, "{answer}");
+    }
+    let tool = json!({"name": "feed", "input_schema": schema});
+    let body = json!({"messages": hello(), "tools": [tool], "tool_choice": {"type": "any"}, "max_tokens": 200});
+    let (status, answer) = server.post("/v1/messages", &body);
+    assert_eq!((status, &answer["stop_reason"]), (200, &json!("tool_use")), "{answer}");
+    fits(&answer["content"][0]["input"].to_string());
+
+    for (change, named) in [
+        (json!({"response_format": {"type": "yaml"}}), "response_format"),
+        (json!({"response_format": {"type": "json_object", "schema": {}}}), "response_format"),
+        (json!({"structured_outputs": {"regex": "("}}), "regular expression"),
+        (json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}), "structured_outputs"),
+        (json!({"structured_outputs": {"json": {"type": "array", "uniqueItems": true}}}), "schema"),
+        (json!({"response_format": format, "structured_outputs": {"regex": "a"}}), "structured_outputs"),
+        (json!({"response_format": format, "ignore_eos": true}), "ignore_eos"),
+        (json!({"response_format": format, "tools": tools}), "tools"),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"tool_choice": {"type": "function", "function": {"name": "shear"}}, "tools": tools}), "shear"),
+        (
+            json!({"response_format": format, "messages": [hello()[0], {"role": "assistant", "content": "I"}]}),
+            "messages",
+        ),
+    ] {
+        let mut body = json!({"messages": hello(), "max_tokens": 4});
+        change.as_object().unwrap().iter().for_each(|(name, value)| body[name] = value.clone());
+        let (status, answer) = server.post("/v1/chat/completions", &body);
+        assert_eq!(status, 400, "{change}: {answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(named), "{change}: {answer}");
+    }
+}
+
 #[test]
 fn what_is_not_honoured_is_named() {
     let server = Server::start(&[]);

@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::error::ApiError;
 use axum::http::StatusCode;
-use puna_engine::{Event, Finish, Limits, PromptScores, Request, Sampling, Scored};
+use puna_engine::{Constraint, Event, Finish, Limits, PromptScores, Request, Sampling, Scored};
 use puna_session::{AnswerText, Ticket, random_seed};
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +25,8 @@ pub struct Ask {
     pub stop: Vec<String>,
     /// Goes on after the model's own end tokens.
     pub ignore_end: bool,
+    /// What the answer may look like.
+    pub constraint: Option<Box<dyn Constraint>>,
     /// Which adapter sees it.
     pub adapter: Option<u32>,
     /// Most probable tokens that are named with each.
@@ -42,6 +44,7 @@ impl Ask {
             max_tokens: None,
             stop: Vec::new(),
             ignore_end: false,
+            constraint: None,
             adapter,
             top: 0,
             prompt_scores: None,
@@ -114,6 +117,9 @@ struct Answering {
 
 impl Answering {
     fn submit(app: &App, ask: Ask) -> Result<Answering, ApiError> {
+        if ask.ignore_end && ask.constraint.is_some() {
+            return Err(ApiError::field("ignore_eos", "expected false: the grammar says where the answer ends"));
+        }
         // A text that names a special token means the token: it never appears in the text.
         let special = |text: &String| app.model.tokenizer.special(text);
         let mut stop_tokens: Vec<u32> = ask.stop.iter().filter_map(special).collect();
@@ -127,6 +133,7 @@ impl Answering {
         let limits = Limits { max_tokens: ask.max_tokens.unwrap_or(usize::MAX), stop_tokens: stop_tokens.clone() };
         let request = Request {
             seed: random_seed(),
+            constraint: ask.constraint,
             adapter: ask.adapter,
             top: ask.top,
             prompt_scores: ask.prompt_scores,

@@ -6,11 +6,12 @@ use crate::metrics::Metrics;
 use crate::time::Time;
 use axum::http::StatusCode;
 use puna_engine::Sampling;
-use puna_session::Service;
+use puna_session::{GrammarCompiler, GrammarError, Service};
 use puna_text::Tokenizer;
 use puna_text::chat::{Conversation, Prompt};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::Semaphore;
 
 /// Writes conversations for the model.
 pub trait ChatFormat: Send + Sync {
@@ -72,14 +73,38 @@ pub struct App {
     pub metrics: Metrics,
     /// When the server started.
     pub started: Time,
+    /// Turns at compiling grammars.
+    pub compiling: Arc<Semaphore>,
+    /// Made for the first grammar.
+    grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
     /// Whether the server is to end.
     draining: AtomicBool,
 }
 
+/// Grammars that are compiled at a time.
+const COMPILING: usize = 2;
+
 impl App {
     /// Begins to serve a model.
     pub fn new(model: Model) -> App {
-        App { model, metrics: Metrics::default(), started: Time::now(), draining: AtomicBool::new(false) }
+        App {
+            model,
+            metrics: Metrics::default(),
+            started: Time::now(),
+            compiling: Arc::new(Semaphore::new(COMPILING)),
+            grammars: OnceLock::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// What makes constraints of grammars. The first call may take a second.
+    ///
+    /// # Errors
+    /// When the vocabulary can't be constrained.
+    pub fn grammars(&self) -> Result<&GrammarCompiler, GrammarError> {
+        let model = &self.model;
+        let grammars = self.grammars.get_or_init(|| GrammarCompiler::new(model.tokenizer.clone(), &model.stop_tokens));
+        grammars.as_ref().map_err(Clone::clone)
     }
 
     /// From now on no new requests are taken.

@@ -2,46 +2,133 @@
 
 use crate::answer::{Ask, Piece, Pieces, Reason};
 use crate::app::{App, new_id};
+use crate::constraint::compile;
 use crate::error::ApiError;
 use axum::http::StatusCode;
-use puna_engine::Scored;
-use puna_text::chat::{Conversation, Role, ToolCall, parse_tool_calls};
+use puna_engine::{Constraint, Scored};
+use puna_session::{Grammar, ToolCalls, ToolChoice};
+use puna_text::chat::{Content, Conversation, Message, Role, ToolCall, parse_tool_calls};
 use std::sync::Arc;
 
-/// The prompt of a conversation. A last message of the assistant is gone on with, unless `continues` says that it is not.
-///
-/// # Errors
-/// What the chat format can't express.
-pub async fn prompt(
-    app: &Arc<App>,
-    mut conversation: Conversation,
-    continues: Option<bool>,
-) -> Result<Vec<u32>, ApiError> {
-    let last =
-        conversation.messages.last().is_some_and(|last| last.role == Role::Assistant && last.tool_calls.is_empty());
-    if continues == Some(true) && !last {
-        let message = "expected a last message of the assistant to go on with, found none";
-        return Err(ApiError::field("continue_final_message", message));
+/// A conversation, and how it is to be gone on with.
+pub struct Turn {
+    /// What was said, and which tools are offered.
+    pub conversation: Conversation,
+    /// Whether a last message of the assistant is gone on with; where nothing is said, it is.
+    pub continues: Option<bool>,
+    /// Whether a tool must be called.
+    pub tool_choice: ToolChoice,
+    /// Several tools may be called at once.
+    pub parallel: bool,
+    /// What the answer is to look like, where that is not text, or calls of tools.
+    pub grammar: Option<Grammar>,
+}
+
+impl Turn {
+    /// The next turn of a conversation, in which the model is free.
+    pub fn new(conversation: Conversation) -> Turn {
+        Turn { conversation, continues: None, tool_choice: ToolChoice::Auto, parallel: true, grammar: None }
     }
-    let continues = continues.unwrap_or(last);
-    conversation.add_generation_prompt &= !continues;
-    let app = app.clone();
-    // A long prompt takes some milliseconds, and a template of the model's own another process.
-    let written = tokio::task::spawn_blocking(move || {
-        let model = &app.model;
-        let prompt = model.format.write(&conversation).map_err(|error| ApiError::field("messages", error))?;
-        let mut ids = prompt.encode(&model.tokenizer).map_err(|error| ApiError::field("messages", error))?;
-        if continues {
-            // What ends the message would end the answer.
-            while ids.last().is_some_and(|id| model.stop_tokens.contains(id)) {
-                ids.pop();
-            }
+
+    /// Whether the last message is gone on with.
+    fn continues(&self) -> Result<bool, ApiError> {
+        let last = self.conversation.messages.last();
+        let open = last.is_some_and(|last| last.role == Role::Assistant && last.tool_calls.is_empty());
+        if self.continues == Some(true) && !open {
+            let message = "expected a last message of the assistant to go on with, found none";
+            return Err(ApiError::field("continue_final_message", message));
         }
-        Ok(ids)
-    });
-    written.await.unwrap_or_else(|_| {
-        Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the conversation could not be written"))
-    })
+        Ok(self.continues.unwrap_or(open))
+    }
+
+    /// The grammar that the answer has to follow. That of tools holds for text too, which then can't be read as a call; but a
+    /// message that is gone on with has begun already.
+    fn grammar(&self, continues: bool) -> Result<Option<Grammar>, ApiError> {
+        let tools = !self.conversation.tools.is_empty();
+        let chosen = self.tool_choice != ToolChoice::Auto;
+        match &self.grammar {
+            _ if chosen && !tools => Err(ApiError::field("tool_choice", "expected tools beside it, found none")),
+            Some(_) if tools => Err(ApiError::field("tools", "expected none beside another format of the answer")),
+            Some(_) if continues => {
+                let message =
+                    "expected none of the assistant as the last, to be gone on with, beside a format of the answer";
+                Err(ApiError::field("messages", message))
+            }
+            Some(grammar) => Ok(Some(grammar.clone())),
+            None if chosen && continues => {
+                let message = "expected \"auto\" where a last message of the assistant is gone on with";
+                Err(ApiError::field("tool_choice", message))
+            }
+            None if tools && !continues => {
+                let calls = ToolCalls::of(&self.conversation, self.tool_choice.clone(), self.parallel);
+                Ok(Some(Grammar::ToolCalls(calls)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The prompt, and what the answer to it may look like.
+    ///
+    /// # Errors
+    /// What the chat format can't express, and grammars that can't be enforced.
+    pub async fn prepare(self, app: &Arc<App>) -> Result<(Vec<u32>, Option<Box<dyn Constraint>>), ApiError> {
+        let grammar = self.grammar(self.continues()?)?;
+        let ids = self.prompt(app).await?;
+        Ok((ids, compile(app, grammar).await?))
+    }
+
+    /// The prompt.
+    ///
+    /// # Errors
+    /// What the chat format can't express.
+    pub async fn prompt(self, app: &Arc<App>) -> Result<Vec<u32>, ApiError> {
+        let continues = self.continues()?;
+        let mut conversation = self.conversation;
+        conversation.add_generation_prompt &= !continues;
+        conversation.messages = one_call_each(conversation.messages);
+        let app = app.clone();
+        // A long prompt takes some milliseconds, and a template of the model's own another process.
+        let written = tokio::task::spawn_blocking(move || {
+            let model = &app.model;
+            let prompt = model.format.write(&conversation).map_err(|error| ApiError::field("messages", error))?;
+            let mut ids = prompt.encode(&model.tokenizer).map_err(|error| ApiError::field("messages", error))?;
+            if continues {
+                // What ends the message would end the answer.
+                while ids.last().is_some_and(|id| model.stop_tokens.contains(id)) {
+                    ids.pop();
+                }
+            }
+            Ok(ids)
+        });
+        written.await.unwrap_or_else(|_| {
+            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the conversation could not be written"))
+        })
+    }
+}
+
+/// The formats have room for one call in a message: several become messages of their own, each with its result behind it.
+fn one_call_each(messages: Vec<Message>) -> Vec<Message> {
+    let mut single = Vec::with_capacity(messages.len());
+    let mut messages = messages.into_iter().peekable();
+    while let Some(mut message) = messages.next() {
+        if message.tool_calls.len() < 2 {
+            single.push(message);
+            continue;
+        }
+        let mut results = Vec::new();
+        while let Some(result) = messages.next_if(|next| next.role == Role::Tool) {
+            results.push(result);
+        }
+        for call in std::mem::take(&mut message.tool_calls) {
+            let result = results.iter().position(|result| result.tool_call_id == call.id);
+            single.push(Message { tool_calls: vec![call], ..message.clone() });
+            single.extend(result.map(|at| results.remove(at)));
+            // Said once.
+            message.content = Content::default();
+        }
+        single.extend(results);
+    }
+    single
 }
 
 /// A whole answer of the assistant.
@@ -166,4 +253,30 @@ pub fn repeat(ask: Ask, n: usize) -> Vec<Ask> {
         ask
     };
     (0..n).map(with_seed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn calls_stand_before_their_results() {
+        let call = |id: &str| ToolCall { id: Some(id.into()), name: "f".into(), arguments: json!({}) };
+        let result = |id: &str| Message { tool_call_id: Some(id.into()), ..Message::new(Role::Tool, id) };
+        let said = Message { tool_calls: vec![call("a"), call("b"), call("c")], ..Message::assistant("so:") };
+        let one = |text: &str, id| Message { tool_calls: vec![call(id)], ..Message::assistant(text) };
+        let given = vec![Message::user("?"), said, result("b"), result("x"), result("a"), Message::user("!")];
+        let expected = vec![
+            Message::user("?"),
+            one("so:", "a"),
+            result("a"),
+            one("", "b"),
+            result("b"),
+            one("", "c"),
+            result("x"),
+            Message::user("!"),
+        ];
+        assert_eq!(one_call_each(given), expected);
+    }
 }

@@ -104,6 +104,7 @@ impl From<puna_engine::Error> for ApiError {
                 "context_length_exceeded",
                 format!("the prompt has {found} tokens: expected at most {context}, the context of this server"),
             ),
+            Error::Constraint(_) => ApiError::new(StatusCode::BAD_REQUEST, "invalid_grammar", message),
             Error::Empty => ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", message),
             Error::Model(puna_llama::Error::Token { .. }) => ApiError::field("prompt", message),
             Error::NotFinite { .. } => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_nan", message),

@@ -22,6 +22,7 @@ mod sampling;
 mod sse;
 
 mod answer;
+mod constraint;
 
 pub mod app;
 mod metrics;

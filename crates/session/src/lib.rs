@@ -1,16 +1,18 @@
 //! Where text meets the engine: messages become tokens, tokens become text events.
 //!
 //! Reading order: [`Session::answer`] is the whole path of an answer; [`Service`] answers many at once, on a thread of its
-//! own; [`text`] makes text of tokens, and [`stop`] watches it for stop strings; [`open`] puts a model's files, tokenizer and
-//! engine together.
+//! own; [`text`] makes text of tokens, and [`stop`] watches it for stop strings; [`constraint`] makes grammars of answers;
+//! [`open`] puts a model's files, tokenizer and engine together.
 
 mod open;
 mod service;
 mod session;
 mod text;
 
+pub mod constraint;
 mod stop;
 
+pub use constraint::{Grammar, GrammarCompiler, GrammarConstraint, GrammarError, ToolCalls, ToolChoice};
 pub use open::{check_draft, gguf_vocabulary, load_tokenizer, tokenizer};
 pub use service::{Pulse, Refusal, Service, ServiceLimits, Sink, Status, Ticket};
 pub use session::{Answer, Event, Options, Session, Timings, random_seed, speculator};
@@ -22,6 +24,9 @@ pub enum Error {
     /// The engine's own errors.
     #[error(transparent)]
     Engine(#[from] puna_engine::Error),
+    /// A grammar of answers that can't be used.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// A tokenizer that can't be used.
     #[error("{path}: {error}")]
     Tokenizer {

@@ -1,18 +1,24 @@
 //! One conversation with a model.
 
 use crate::Error;
+use crate::constraint::{Grammar, GrammarCompiler};
 use crate::text::AnswerText;
-use puna_engine::{BatchLimits, Batcher, Drafter, Engine, Limits, PromptLookup, Request, Sampling, Scored, Speculator};
+use puna_engine::{
+    BatchLimits, Batcher, Constraint, Drafter, Engine, Limits, PromptLookup, Request, Sampling, Scored, Speculator,
+};
 use puna_text::Tokenizer;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A model that answers, one conversation at a time; what a prompt shares with the one before is not computed again.
 pub struct Session {
     batcher: Batcher,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     /// Tokens that end an answer.
     stop_tokens: Vec<u32>,
+    /// Made for the first grammar.
+    grammars: Option<GrammarCompiler>,
 }
 
 /// How to answer.
@@ -26,6 +32,8 @@ pub struct Options {
     pub stop: Vec<String>,
     /// Goes on after the model's own end tokens, and shows special tokens.
     pub ignore_end: bool,
+    /// What the answer may look like. It ends by the model's end tokens, so they must not be passed over.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 /// What happens while an answer is made.
@@ -114,7 +122,7 @@ impl Session {
     /// A session with an empty conversation. It guesses tokens by prompt lookup where that pays.
     pub fn new(engine: Engine, tokenizer: Tokenizer, stop_tokens: Vec<u32>) -> Session {
         let batcher = Batcher::new(engine, None, BatchLimits::default());
-        let mut session = Session { batcher, tokenizer, stop_tokens };
+        let mut session = Session { batcher, tokenizer: Arc::new(tokenizer), stop_tokens, grammars: None };
         session.set_drafters(vec![Box::new(PromptLookup::new())]);
         session
     }
@@ -127,6 +135,18 @@ impl Session {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// A constraint for answers that look like this. For the 128,256 tokens of Llama 3 the first one takes a second.
+    ///
+    /// # Errors
+    /// The grammar can't be used, or the vocabulary can't.
+    pub fn constraint(&mut self, grammar: &Grammar) -> Result<Box<dyn Constraint>, Error> {
+        let grammars = match &mut self.grammars {
+            Some(grammars) => grammars,
+            none => none.insert(GrammarCompiler::new(self.tokenizer.clone(), &self.stop_tokens)?),
+        };
+        Ok(Box::new(grammars.compile(grammar)?))
     }
 
     /// The engine.
@@ -146,7 +166,8 @@ impl Session {
         let stop_tokens = if options.ignore_end { Vec::new() } else { self.stop_tokens.clone() };
         let limits = Limits { max_tokens: options.max_tokens.unwrap_or(usize::MAX), stop_tokens: stop_tokens.clone() };
         let request = Request::new(prompt.to_vec(), options.sampling.clone(), limits);
-        let id = self.batcher.submit(Request { seed: random_seed(), ..request })?;
+        let constraint = options.constraint.clone();
+        let id = self.batcher.submit(Request { seed: random_seed(), constraint, ..request })?;
         let mut answer = Answer {
             ids: Vec::new(),
             logprobs: Vec::new(),

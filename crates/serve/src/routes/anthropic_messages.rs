@@ -2,7 +2,7 @@
 
 use crate::answer::{self, Ask, Reason};
 use crate::app::{App, new_id};
-use crate::chat::{Assembly, Reply, collect, prompt};
+use crate::chat::{Assembly, Reply, Turn, collect};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, MESSAGES, MODEL, STREAM};
 use crate::sampling::{TEMPERATURE, TOP_K, TOP_P};
@@ -11,6 +11,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use puna_session::ToolChoice;
 use puna_text::chat::{Content, Conversation, Message, Role, ToolCall};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -33,8 +34,8 @@ pub const CONVERSATION: &[Field] = &[
     },
     Field {
         name: "tool_choice",
-        schema: r#"{"type": "object", "properties": {"type": {"enum": ["auto", "none"]}}}"#,
-        about: "Whether tools are offered",
+        schema: r#"{"type": "object", "properties": {"type": {"enum": ["auto", "any", "tool", "none"]}}}"#,
+        about: "Whether a tool may be called, must be, which one by its name, or none; disable_parallel_tool_use: one at most",
         example: r#"{"type": "auto"}"#,
     },
 ];
@@ -106,7 +107,7 @@ impl Blocks {
 }
 
 #[derive(serde::Deserialize)]
-struct Turn {
+struct Given {
     role: Role,
     content: Blocks,
 }
@@ -119,37 +120,57 @@ struct Tool {
     input_schema: Value,
 }
 
+/// Whether tools are called.
+#[derive(serde::Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+enum Choice {
+    Auto {
+        #[serde(default)]
+        disable_parallel_tool_use: bool,
+    },
+    Any {
+        #[serde(default)]
+        disable_parallel_tool_use: bool,
+    },
+    Tool {
+        name: String,
+        #[serde(default)]
+        disable_parallel_tool_use: bool,
+    },
+    None {},
+}
+
 /// Takes the conversation of a request.
-fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
+fn turn(fields: &mut Fields) -> Result<Turn, ApiError> {
     let mut messages = Vec::new();
     if let Some(system) = fields.take::<Blocks>("system")? {
         messages.push(Message::system(system.text("system")?));
     }
-    for Turn { role, content } in fields.require::<Vec<Turn>>("messages")? {
+    for Given { role, content } in fields.require::<Vec<Given>>("messages")? {
         if !matches!(role, Role::User | Role::Assistant) {
             return Err(ApiError::field(
                 "messages",
                 format!("expected roles user and assistant, found {}", role.as_str()),
             ));
         }
-        push_turn(&mut messages, role, content)?;
+        push(&mut messages, role, content)?;
     }
-    let mut conversation = Conversation::new(messages);
+    let mut turn = Turn::new(Conversation::new(messages));
     let tool = |Tool { name, description, input_schema }: Tool| json!({"type": "function", "function": {"name": name, "description": description, "parameters": input_schema}});
     let tools: Vec<Tool> = fields.take("tools")?.unwrap_or_default();
-    match fields.take::<Value>("tool_choice")?.as_ref().map(|choice| choice["type"].as_str()) {
-        None | Some(Some("auto")) => conversation.tools = tools.into_iter().map(tool).collect(),
-        Some(Some("none")) => {}
-        Some(other) => {
-            let found = other.unwrap_or("nothing");
-            return Err(ApiError::field("tool_choice", format!("type: expected auto or none, found {found}")));
-        }
-    }
-    Ok(conversation)
+    let (choice, one) = match fields.take("tool_choice")? {
+        None => (ToolChoice::Auto, false),
+        Some(Choice::Auto { disable_parallel_tool_use }) => (ToolChoice::Auto, disable_parallel_tool_use),
+        Some(Choice::Any { disable_parallel_tool_use }) => (ToolChoice::Required, disable_parallel_tool_use),
+        Some(Choice::Tool { name, disable_parallel_tool_use }) => (ToolChoice::Named(name), disable_parallel_tool_use),
+        Some(Choice::None {}) => return Ok(turn),
+    };
+    turn.conversation.tools = tools.into_iter().map(tool).collect();
+    Ok(Turn { tool_choice: choice, parallel: !one, ..turn })
 }
 
 /// A turn's blocks become one message, or several where it has results of tools.
-fn push_turn(messages: &mut Vec<Message>, role: Role, content: Blocks) -> Result<(), ApiError> {
+fn push(messages: &mut Vec<Message>, role: Role, content: Blocks) -> Result<(), ApiError> {
     let blocks = match content {
         Blocks::Text(text) => {
             messages.push(Message::new(role, text));
@@ -215,11 +236,11 @@ async fn answer(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, Ap
     let max_tokens = max_tokens.ok_or_else(|| ApiError::field("max_tokens", "expected a number, found none"))?;
     let stop = fields.stop_texts("stop_sequences")?;
     let stream = fields.take("stream")?.unwrap_or(false);
-    let conversation = conversation(&mut fields)?;
-    let tools = !conversation.tools.is_empty();
-    let ids = prompt(&app, conversation, None).await?;
+    let turn = turn(&mut fields)?;
+    let tools = !turn.conversation.tools.is_empty();
+    let (ids, constraint) = turn.prepare(&app).await?;
     let n_prompt = ids.len();
-    let ask = Ask { max_tokens: Some(max_tokens as usize), stop, ..Ask::new(ids, sampling, adapter) };
+    let ask = Ask { max_tokens: Some(max_tokens as usize), stop, constraint, ..Ask::new(ids, sampling, adapter) };
     let mut pieces = answer::start(&app, vec![ask])?;
     let (id, model) = (new_id("msg_"), app.name(adapter).to_owned());
     let message = move |content: Value, reason: Value, stop: Value, usage: Value| {
@@ -295,7 +316,7 @@ pub async fn count_tokens(State(app): State<Arc<App>>, body: Bytes) -> Response 
     let count = async {
         let mut fields = Fields::read(&body, &[CONVERSATION], HARMLESS)?;
         app.asked(&mut fields)?;
-        Ok(prompt(&app, conversation(&mut fields)?, None).await?.len())
+        Ok(turn(&mut fields)?.prompt(&app).await?.len())
     };
     match count.await {
         Ok(n) => Json(json!({"input_tokens": n})).into_response(),

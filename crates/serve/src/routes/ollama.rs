@@ -2,7 +2,8 @@
 
 use crate::answer::{self, Ask, Piece};
 use crate::app::App;
-use crate::chat::{Assembly, prompt};
+use crate::chat::{Assembly, Turn};
+use crate::constraint::compile;
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, MESSAGES, TOOLS, stop_texts};
 use crate::time::Time;
@@ -12,6 +13,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use puna_engine::Sampling;
+use puna_session::Grammar;
 use puna_text::chat::{Conversation, Message};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -36,6 +38,12 @@ pub const BOTH: &[Field] = &[
         schema: r#"{"type": "object"}"#,
         about: "temperature, top_k, top_p, min_p, typical_p, repeat_penalty, frequency_penalty, presence_penalty, seed, stop, num_predict, num_ctx",
         example: r#"{"temperature": 0, "num_predict": 8, "stop": ["END"], "seed": 1}"#,
+    },
+    Field {
+        name: "format",
+        schema: r#"{"anyOf": [{"enum": ["", "json"]}, {"type": "object"}]}"#,
+        about: "The answer is any JSON object, or JSON that fits this schema",
+        example: r#"{"type": "integer"}"#,
     },
 ];
 
@@ -116,6 +124,17 @@ fn adapter(app: &App, fields: &mut Fields, names: &[&str]) -> Result<Option<u32>
     app.adapter(asked.as_deref().map(|name| name.strip_suffix(":latest").unwrap_or(name)))
 }
 
+/// Takes what the answer is to look like.
+fn format(fields: &mut Fields) -> Result<Option<Grammar>, ApiError> {
+    match fields.take::<Value>("format")? {
+        None => Ok(None),
+        Some(Value::String(format)) if format.is_empty() => Ok(None),
+        Some(Value::String(format)) if format == "json" => Ok(Some(Grammar::JsonObject)),
+        Some(schema @ Value::Object(_)) => Ok(Some(Grammar::JsonSchema(schema))),
+        Some(other) => Err(ApiError::field("format", format!("expected \"json\" or a schema, found {other}"))),
+    }
+}
+
 /// An answer under way: in which member of the lines its text goes, and how it is asked for.
 struct Job {
     member: &'static str,
@@ -134,8 +153,9 @@ pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Response {
         let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
         conversation.tools = fields.take("tools")?.unwrap_or_default();
         let tools = !conversation.tools.is_empty();
-        let ids = prompt(&app, conversation, None).await?;
-        Ok(Job { member: "message", ask: ask(ids, options, adapter), tools, stream })
+        let grammar = format(&mut fields)?;
+        let (ids, constraint) = Turn { grammar, ..Turn::new(conversation) }.prepare(&app).await?;
+        Ok(Job { member: "message", ask: Ask { constraint, ..ask(ids, options, adapter) }, tools, stream })
     };
     run(&app, job.await).await
 }
@@ -149,16 +169,17 @@ pub async fn generate(State(app): State<Arc<App>>, body: Bytes) -> Response {
         let stream = fields.take("stream")?.unwrap_or(true);
         let text: String = fields.require("prompt")?;
         let system: Option<String> = fields.take("system")?;
-        let ids = if fields.take("raw")?.unwrap_or(false) {
+        let grammar = format(&mut fields)?;
+        let (ids, constraint) = if fields.take("raw")?.unwrap_or(false) {
             if system.is_some() {
                 return Err(ApiError::field("system", "expected none beside raw, which has no chat format"));
             }
-            raw::encode(&app.model.tokenizer, &text)
+            (raw::encode(&app.model.tokenizer, &text), compile(&app, grammar).await?)
         } else {
             let messages = system.map(Message::system).into_iter().chain([Message::user(text)]);
-            prompt(&app, Conversation::new(messages.collect()), None).await?
+            Turn { grammar, ..Turn::new(Conversation::new(messages.collect())) }.prepare(&app).await?
         };
-        Ok(Job { member: "response", ask: ask(ids, options, adapter), tools: false, stream })
+        Ok(Job { member: "response", ask: Ask { constraint, ..ask(ids, options, adapter) }, tools: false, stream })
     };
     run(&app, job.await).await
 }

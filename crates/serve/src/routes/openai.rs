@@ -2,9 +2,11 @@
 
 use crate::answer::Ask;
 use crate::app::App;
+use crate::constraint;
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, MODEL, STREAM};
 use crate::sampling;
+use puna_session::Grammar;
 use serde_json::{Value, json};
 
 /// Fields of both.
@@ -56,6 +58,8 @@ struct StreamOptions {
 pub struct Common {
     /// How to answer; its prompt is still to come.
     pub ask: Ask,
+    /// What the answer is to look like.
+    pub grammar: Option<Grammar>,
     /// Answers to each prompt.
     pub n: usize,
     /// Whether the answer is sent while it is made.
@@ -77,6 +81,7 @@ impl Common {
         let options: StreamOptions = fields.take("stream_options")?.unwrap_or_default();
         Ok(Common {
             ask: Ask { stop, ignore_end, ..Ask::new(Vec::new(), sampling, adapter) },
+            grammar: constraint::take(fields)?,
             n: fields.integer("n", 1..=128)?.unwrap_or(1) as usize,
             stream: fields.take("stream")?.unwrap_or(false),
             include_usage: options.include_usage,

@@ -3,7 +3,8 @@
 use super::openai::{BOTH, Common, HARMLESS, usage};
 use crate::answer::{self, Ask};
 use crate::app::{App, new_id};
-use crate::chat::{Assembly, Reply, collect, prompt, repeat};
+use crate::chat::{Assembly, Reply, Turn, collect, repeat};
+use crate::constraint::CONSTRAINT;
 use crate::error::ApiError;
 use crate::fields::{ADD_GENERATION_PROMPT, CONTINUE_FINAL_MESSAGE, Field, Fields, MESSAGES, TOOLS};
 use crate::sampling::SAMPLING;
@@ -13,6 +14,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use puna_session::ToolChoice;
 use puna_text::chat::{Conversation, Message};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -49,9 +51,15 @@ pub const FIELDS: &[Field] = &[
     },
     Field {
         name: "tool_choice",
-        schema: r#"{"enum": ["auto", "none"]}"#,
-        about: "Whether tools are offered",
+        schema: r#"{"anyOf": [{"enum": ["auto", "none", "required"]}, {"type": "object"}]}"#,
+        about: "Whether a tool may be called, can't, or must; or which one: {\"type\": \"function\", \"function\": {\"name\": …}}",
         example: r#""auto""#,
+    },
+    Field {
+        name: "parallel_tool_calls",
+        schema: r#"{"type": "boolean"}"#,
+        about: "Whether an answer may call several tools; it may unless this is false",
+        example: "true",
     },
 ];
 
@@ -62,10 +70,27 @@ fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     Ok(fields.integer("max_completion_tokens", 0..=most)?.or(older).map(|n| n as usize))
 }
 
+/// Takes whether tools are called; none where they are not to be offered.
+fn tool_choice(fields: &mut Fields) -> Result<Option<ToolChoice>, ApiError> {
+    let Some(choice) = fields.take::<Value>("tool_choice")? else { return Ok(Some(ToolChoice::Auto)) };
+    Ok(match choice.as_str() {
+        Some("auto") => Some(ToolChoice::Auto),
+        Some("none") => None,
+        Some("required") => Some(ToolChoice::Required),
+        _ => match (choice["type"].as_str(), choice["function"]["name"].as_str()) {
+            (Some("function"), Some(name)) => Some(ToolChoice::Named(name.to_owned())),
+            _ => {
+                let message = "expected \"auto\", \"none\", \"required\" or the name of a function";
+                return Err(ApiError::field("tool_choice", format!("{message}, found {choice}")));
+            }
+        },
+    })
+}
+
 /// Answers a conversation.
 pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
-    let mut fields = Fields::read(&body, &[FIELDS, BOTH, SAMPLING], HARMLESS)?;
-    let Common { ask, n, stream, include_usage } = Common::take(&app, &mut fields)?;
+    let mut fields = Fields::read(&body, &[FIELDS, BOTH, CONSTRAINT, SAMPLING], HARMLESS)?;
+    let Common { ask, grammar, n, stream, include_usage } = Common::take(&app, &mut fields)?;
     let max_tokens = max_tokens(&mut fields)?;
     let logprobs = fields.take("logprobs")?.unwrap_or(false);
     let top = fields.integer("top_logprobs", 0..=20)?;
@@ -75,19 +100,23 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     let continues = fields.take("continue_final_message")?;
     let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
     let tools: Vec<Value> = fields.take("tools")?.unwrap_or_default();
-    match fields.take::<String>("tool_choice")?.as_deref() {
-        None | Some("auto") => conversation.tools = tools,
-        Some("none") => {}
-        Some(other) => {
-            return Err(ApiError::field("tool_choice", format!("expected \"auto\" or \"none\", found {other:?}")));
-        }
+    let tool_choice = tool_choice(&mut fields)?;
+    if tool_choice.is_some() {
+        conversation.tools = tools;
     }
     conversation.add_generation_prompt = fields.take("add_generation_prompt")?.unwrap_or(true);
     let tools = !conversation.tools.is_empty();
-    let ids = prompt(&app, conversation, continues).await?;
+    let turn = Turn {
+        continues,
+        tool_choice: tool_choice.unwrap_or_default(),
+        parallel: fields.take("parallel_tool_calls")?.unwrap_or(true),
+        grammar,
+        ..Turn::new(conversation)
+    };
+    let (ids, constraint) = turn.prepare(&app).await?;
     let n_prompt = ids.len();
     let (adapter, top) = (ask.adapter, top.unwrap_or(0) as usize);
-    let mut pieces = answer::start(&app, repeat(Ask { prompt: ids, max_tokens, top, ..ask }, n))?;
+    let mut pieces = answer::start(&app, repeat(Ask { prompt: ids, max_tokens, constraint, top, ..ask }, n))?;
     let (id, created) = (new_id("chatcmpl-"), Time::now().seconds());
     let model = app.name(adapter).to_owned();
     if !stream {

@@ -4,6 +4,7 @@ use super::openai::{BOTH, Common, HARMLESS, usage};
 use crate::answer::{self, Ask, Piece};
 use crate::app::{App, new_id};
 use crate::chat::repeat;
+use crate::constraint::{CONSTRAINT, compile};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields};
 use crate::logprobs::Completion;
@@ -128,8 +129,8 @@ impl Begin {
 
 /// Continues prompts.
 pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
-    let mut fields = Fields::read(&body, &[FIELDS, BOTH, SAMPLING], HARMLESS)?;
-    let Common { ask, n, stream, include_usage } = Common::take(&app, &mut fields)?;
+    let mut fields = Fields::read(&body, &[FIELDS, BOTH, CONSTRAINT, SAMPLING], HARMLESS)?;
+    let Common { ask, grammar, n, stream, include_usage } = Common::take(&app, &mut fields)?;
     let adds_bos = fields.take("add_special_tokens")?.unwrap_or(true);
     let prompts = raw::prompts(&app.model.tokenizer, "prompt", fields.require("prompt")?, adds_bos)?;
     let max_tokens = fields.integer("max_tokens", 0..=u64::from(u32::MAX))?.unwrap_or(16) as usize;
@@ -138,6 +139,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     let ask = Ask {
         max_tokens: Some(max_tokens),
         top: logprobs.unwrap_or(0),
+        constraint: compile(&app, grammar).await?,
         prompt_scores: logprobs.filter(|_| echo).map(|top| PromptScores { from: 1, top }),
         ..ask
     };

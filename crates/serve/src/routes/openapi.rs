@@ -1,6 +1,7 @@
 //! `/openapi.json`: what this server takes, from the same tables by which it reads.
 
 use super::{anthropic_messages, ollama, openai, openai_chat, openai_completions, tokens};
+use crate::constraint::CONSTRAINT;
 use crate::fields::Field;
 use crate::sampling::SAMPLING;
 use axum::Json;
@@ -21,12 +22,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         path: "/v1/chat/completions",
         about: "Answers a conversation, as OpenAI does",
-        tables: &[openai_chat::FIELDS, openai::BOTH, SAMPLING],
+        tables: &[openai_chat::FIELDS, openai::BOTH, CONSTRAINT, SAMPLING],
     },
     Endpoint {
         path: "/v1/completions",
         about: "Continues prompts without a chat format, as OpenAI does",
-        tables: &[openai_completions::FIELDS, openai::BOTH, SAMPLING],
+        tables: &[openai_completions::FIELDS, openai::BOTH, CONSTRAINT, SAMPLING],
     },
     Endpoint {
         path: "/v1/messages",

@@ -1,9 +1,10 @@
 //! Text to tokens and back: `/tokenize`, `/detokenize`, `/apply-template`, `/tokenizer_info`.
 
 use crate::app::App;
+use crate::chat::Turn;
 use crate::error::ApiError;
 use crate::fields::{ADD_GENERATION_PROMPT, CONTINUE_FINAL_MESSAGE, Field, Fields, MESSAGES, MODEL, TOOLS};
-use crate::{chat, logprobs, raw};
+use crate::{logprobs, raw};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -79,7 +80,8 @@ pub async fn apply_template(State(app): State<Arc<App>>, body: Bytes) -> Result<
     let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
     conversation.tools = fields.take("tools")?.unwrap_or_default();
     conversation.add_generation_prompt = fields.take("add_generation_prompt")?.unwrap_or(true);
-    let ids = chat::prompt(&app, conversation, fields.take("continue_final_message")?).await?;
+    let continues = fields.take("continue_final_message")?;
+    let ids = Turn { continues, ..Turn::new(conversation) }.prompt(&app).await?;
     let tokenizer = &app.model.tokenizer;
     let pieces: Vec<String> = ids.iter().map(|id| logprobs::token_text(tokenizer, *id)).collect();
     let text = String::from_utf8_lossy(&tokenizer.decode(&ids)).into_owned();
