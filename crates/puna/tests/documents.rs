@@ -166,7 +166,8 @@ fn prepare(dir: &Path) {
     let person = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 20}, "born": {"type": "integer",
         "minimum": 1, "maximum": 2100}}, "required": ["name", "born"], "additionalProperties": false}"#;
     fs::write(dir.join("person.json"), person).unwrap();
-    fs::write(dir.join("date.lark"), "start: DAY \" \" MONTH\nDAY: /[1-9]|[12][0-9]/\nMONTH: \"May\" | \"June\"\n").unwrap();
+    fs::write(dir.join("date.lark"), "start: DAY \" \" MONTH\nDAY: /[1-9]|[12][0-9]/\nMONTH: \"May\" | \"June\"\n")
+        .unwrap();
     fs::write(dir.join("question.txt"), "Why?").unwrap();
     fs::write(dir.join("letter.txt"), "Dear reader,\n").unwrap();
     fs::write(dir.join("wiki.test.raw"), "All work and no play makes Jack a dull boy. ".repeat(100)).unwrap();
