@@ -26,9 +26,9 @@ use tokio::task::JoinSet;
 
 /// Answer a file of requests in OpenAI's batch format, without a server
 ///
-/// IN has one request a line: `custom_id`, `method` (POST), `url` (/v1/chat/completions or /v1/completions) and `body`. OUT
-/// gets a line for each as soon as it is answered, so not in the order of IN. Ctrl-C stops; --resume goes on with those that
-/// have no line yet.
+/// IN has one request a line: `custom_id`, `method` (POST), `url` (/v1/chat/completions or /v1/completions) and `body`.
+/// OUT gets a line for each as soon as it is answered, so not in the order of IN. Ctrl-C stops; --resume goes on with
+/// those that have no line yet.
 #[derive(clap::Args)]
 #[command(
     mut_arg("model", |model| model.short('m').long("model").required(false).default_value(builtin::NAME)),
@@ -60,8 +60,8 @@ pub struct Args {
     json: bool,
 }
 
-/// Places of the engine for the prompts and choices of the requests that are in; a request with more prompts than there are
-/// places can't be answered.
+/// Places of the engine for the prompts and choices of the requests that are in; a request with more prompts than there
+/// are places can't be answered.
 const MAX_PLACES: usize = 4096;
 
 pub fn run(args: Args) -> Result<()> {
@@ -174,7 +174,8 @@ impl Tally {
         let before = if n_before > 0 { format!(", {n_before} before") } else { String::new() };
         let failed = if n_failed > 0 { format!(" · {n_failed} with an error") } else { String::new() };
         eprintln!(
-            "{n_answered} answers{before}, of {n_requests} requests{failed} · {} tokens in {}, {speed:.1} tokens/s · {}",
+            "{n_answered} answers{before}, of {n_requests} requests{failed} · {} tokens in {}, {speed:.1} tokens/s · \
+             {}",
             usage.completion_tokens,
             show::duration(seconds),
             args.output.display()

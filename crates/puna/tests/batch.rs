@@ -154,9 +154,9 @@ fn a_batch_goes_on_where_it_was_broken_off() {
 
 #[test]
 fn ctrl_c_leaves_whole_lines() {
-    const N: usize = 300;
+    const N: usize = 100;
     let files = Files::new();
-    let requests: Vec<String> = (0..N).map(|n| chat(&n.to_string(), json!({"max_tokens": 40}))).collect();
+    let requests: Vec<String> = (0..N).map(|n| chat(&n.to_string(), json!({"max_tokens": 20}))).collect();
     let input = files.write("requests.jsonl", requests.join("\n"));
     let output = files.path("answers.jsonl");
     let mut command = binary();

@@ -1,5 +1,5 @@
-//! What the server itself costs: chat completions of one token by a model that computes nothing, through all that a request
-//! passes but the connection. `taskset -c 0` in front puts the engine's thread on the same core.
+//! What the server itself costs: chat completions of one token by a model that computes nothing, through all that a
+//! request passes but the connection. `taskset -c 0` in front puts the engine's thread on the same core.
 #![allow(clippy::unwrap_used, reason = "what is measured must work")]
 
 #[path = "../tests/fake/mod.rs"]

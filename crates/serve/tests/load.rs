@@ -96,8 +96,8 @@ async fn idle(app: &App) {
     }
 }
 
-/// 1,000 streams at once, where 200 may be: 800 are refused although nothing at all is computed meanwhile, and the others are
-/// answered as if they were alone, with a cache that holds a few of them.
+/// 1,000 streams at once, where 200 may be: 800 are refused although nothing at all is computed meanwhile, and the
+/// others are answered as if they were alone, with a cache that holds a few of them.
 #[test]
 fn five_times_as_many_as_there_is_room_for() {
     const N: usize = 1000;
@@ -164,9 +164,8 @@ impl Random {
 /// A client that goes away: in its request, before the answer, or somewhere in it.
 fn leave(address: SocketAddr, random: &mut Random) {
     let body = body(random.below(N_TEXTS), random.below(3) > 0, 1 + random.below(200)).to_string();
-    let mut request =
-        format!("POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n", body.len());
-    request += &format!("\r\n{body}");
+    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
+    let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
     let mut stream = TcpStream::connect(address).unwrap();
     if random.below(4) == 0 {
         stream.write_all(&request.as_bytes()[..random.below(request.len())]).unwrap();

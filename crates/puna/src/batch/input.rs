@@ -77,8 +77,8 @@ impl Input {
     }
 }
 
-/// The names of all requests, each of which is there once. The first line that is no request is an error: it is found before
-/// anything is computed.
+/// The names of all requests, each of which is there once. The first line that is no request is an error: it is found
+/// before anything is computed.
 pub fn check(path: &Path) -> Result<HashSet<String>> {
     let mut input = Input::open(path)?;
     let mut lines: HashMap<String, usize> = HashMap::new();

@@ -45,7 +45,8 @@ impl Output {
         Output::open(path, OpenOptions::new().write(true).create_new(true))
     }
 
-    /// Goes on with a file. What it answers already is taken out of `missing`; a last line that is not whole is cut off.
+    /// Goes on with a file. What it answers already is taken out of `missing`; a last line that is not whole is cut
+    /// off.
     pub fn resume(path: &Path, missing: &mut HashSet<String>) -> Result<Output> {
         let name = || path.display().to_string();
         let mut output = Output::open(path, OpenOptions::new().read(true).write(true))?;
@@ -87,12 +88,9 @@ impl Output {
     /// Adds a line. The body is a JSON object without line ends, and stays as it is to the last digit.
     pub fn append(&mut self, custom_id: &str, reply: &Reply) -> Result<()> {
         let (id, request_id, custom_id) = (new_id("batch_req_"), new_id("req_"), Value::from(custom_id));
-        let mut line = format!(
-            "{{\"id\":\"{id}\",\"custom_id\":{custom_id},\"response\":{{\"status_code\":{},\"request_id\":\"{request_id}\",\
-             \"body\":",
-            reply.status
-        )
-        .into_bytes();
+        let status = reply.status;
+        let response = format!("{{\"status_code\":{status},\"request_id\":\"{request_id}\",\"body\":");
+        let mut line = format!("{{\"id\":\"{id}\",\"custom_id\":{custom_id},\"response\":{response}").into_bytes();
         line.extend(&reply.body);
         line.extend(b"},\"error\":null}\n");
         self.file.write_all(&line).with_context(|| self.path.display().to_string())?;

@@ -24,9 +24,9 @@ use tokio::net::TcpListener;
 
 /// Measure a server under load: throughput, times to the first token and between tokens, refusals
 ///
-/// The server is one of its own, in this process and asked over HTTP, or one of this machine that --url names. Requests are
-/// streamed chat completions of random words. Where several loads are given, they come one after another, and each is held
-/// against the first.
+/// The server is one of its own, in this process and asked over HTTP, or one of this machine that --url names. Requests
+/// are streamed chat completions of random words. Where several loads are given, they come one after another, and each
+/// is held against the first.
 #[derive(clap::Args)]
 #[command(
     mut_arg("model", |model| model.index(1).required(false).default_value(builtin::NAME)),
@@ -34,10 +34,10 @@ use tokio::net::TcpListener;
 Examples:
   puna bench serve ./model.gguf --concurrency 1,8 --requests 16 --answer-tokens 32
   puna bench serve ./model.gguf --rate 2 --requests 20 --spread 0.5 --plot load.svg
-  puna bench serve --concurrency 8 --overload 5 --requests 40 --parallel 8 --queue 8 --json
+  puna bench serve --concurrency 8 --overload 5 --requests 16 -n 8 --parallel 8 --queue 8 --json
 
 Against a server that runs already:
-  puna bench serve --url http://127.0.0.1:8080 --concurrency 4"
+  puna bench serve --url http://127.0.0.1:8080 --concurrency 4 --requests 8"
 )]
 pub struct Args {
     #[command(flatten)]
@@ -67,7 +67,10 @@ pub struct Args {
     #[arg(short = 'p', long, value_name = "TOKENS", default_value_t = 128)]
     prompt_tokens: u32,
     /// Tokens of an answer
-    #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        short = 'n', long, value_name = "TOKENS", default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     answer_tokens: u32,
     /// Prompts and answers are up to this share longer or shorter, at random
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = super::parse_share)]

@@ -87,8 +87,8 @@ pub enum Outcome {
 }
 
 impl Address {
-    /// Sends a request over a connection of its own. What the connection says later of an error is in the body that ends too
-    /// early.
+    /// Sends a request over a connection of its own. What the connection says later of an error is in the body that
+    /// ends too early.
     async fn send(self, method: Method, path: &str, body: String) -> Result<Response<hyper::body::Incoming>> {
         let stream = TcpStream::connect(self.0).await.with_context(|| format!("connecting to {self}"))?;
         stream.set_nodelay(true)?;

@@ -26,9 +26,12 @@ const STYLE: &str = "text { font: 12px system-ui, sans-serif; fill: #6f6862; } .
                      .tick, .axis { stroke: #6f6862; } .paper { fill: #fff; } path { fill: none; stroke-width: 2; \
                      stroke-linejoin: round; }";
 
+/// Some of the times.
+type Which = fn(&Measured) -> &Times;
+
 /// The whole picture.
 pub fn svg(measured: &[Measured]) -> String {
-    let panels: [(&str, fn(&Measured) -> &Times); 2] =
+    let panels: [(&str, Which); 2] =
         [("Milliseconds to the first token", |of| &of.first), ("Milliseconds between tokens", |of| &of.between)];
     let legend = measured.len() as f64 * LINE + 8.0;
     let height = legend + panels.len() as f64 * (ABOVE + HEIGHT + BELOW);
@@ -53,7 +56,7 @@ pub fn svg(measured: &[Measured]) -> String {
     svg + "</svg>\n"
 }
 
-fn panel(measured: &[Measured], times: fn(&Measured) -> &Times, top: f64) -> String {
+fn panel(measured: &[Measured], times: Which, top: f64) -> String {
     let curve = |of: &Measured| -> Vec<(f64, f64)> {
         let at = |idx: usize| idx as f64 / POINTS as f64;
         (0..=POINTS).filter_map(|idx| Some((at(idx), 1e3 * times(of).quantile(at(idx))?))).collect()
