@@ -13,9 +13,11 @@ const PUNA: &str = env!("CARGO_BIN_EXE_puna");
 
 /// Commands for developers, which start builds of their own; the continuous integration runs them, but for the peers and
 /// cria's training, which take hours. (The first steps of the latter are a test.)
-const ELSEWHERE: [&str; 5] = [
+const ELSEWHERE: [&str; 7] = [
     "cargo test ",
+    "PUNA_DISCONNECTS=10000 cargo test ",
     "cargo run --release -p puna-format --example throughput Q4_0",
+    "taskset -c 0 cargo run ",
     ".ci/",
     "cd bench/peers && cargo run ",
     "cria/retrain ",
@@ -46,6 +48,7 @@ fn commands_in_help_run() {
     let verbs = [
         "run",
         "serve",
+        "batch",
         "score",
         "bench",
         "inspect",
@@ -59,6 +62,7 @@ fn commands_in_help_run() {
         "usage",
     ];
     let below = [
+        "bench serve",
         "adapter inspect",
         "adapter convert",
         "adapter merge",
@@ -91,7 +95,7 @@ fn commands_in_help_run() {
         verbs.lines().take_while(|line| line.starts_with("  ")).count()
     };
     assert_eq!(n_listed(&listed), verbs.len() + 1, "the verbs and help itself: {listed}");
-    for verb in ["adapter", "tune", "key"] {
+    for verb in ["bench", "adapter", "tune", "key"] {
         let n_below = below.iter().filter(|name| name.starts_with(verb)).count();
         assert_eq!(n_listed(&help(verb)), n_below + 1, "the same below {verb}");
     }
@@ -128,8 +132,17 @@ fn run_all(commands: &[(String, String)]) {
                 fs::remove_dir_all(out).unwrap();
             }
         }
+        // So do a batch and a plot with a new file.
+        for out in ["answers.jsonl", "llama.jsonl", "load.svg"] {
+            let out = dir.path().join(out);
+            if !line.contains("--resume") && out.exists() {
+                fs::remove_file(out).unwrap();
+            }
+        }
         if line.starts_with("puna serve") {
             line = while_serving(&line, ":");
+        } else if line.contains("--url http://127.0.0.1:8080") {
+            line = while_serving("puna serve", &line.replace("127.0.0.1:8080", "$address"));
         } else if line.starts_with("curl ") {
             if Command::new("curl").arg("--version").output().is_err() {
                 println!("SKIPPED, there is no curl: {command}");
@@ -178,6 +191,9 @@ fn prepare(dir: &Path) {
     fs::write(dir.join("chats.jsonl"), r#"{"messages": [{"role": "user", "content": "It was, was it?"}]}"#).unwrap();
     let chat = r#"{"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Why not."}]}"#;
     fs::write(dir.join("data.jsonl"), format!("{chat}\n")).unwrap();
+    let request = r#"{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions",
+        "body": {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 3}}"#;
+    fs::write(dir.join("requests.jsonl"), request.replace('\n', " ")).unwrap();
     let pair = r#"{"prompt": "1 + 2 =", "chosen": " 3", "rejected": " 12"}"#;
     fs::write(dir.join("pairs.jsonl"), format!("{pair}\n")).unwrap();
     fs::write(dir.join("tune.toml"), "rank = 4\n").unwrap();

@@ -2,11 +2,13 @@
 //!
 //! Reading order: [`server`] takes connections, `router` says which file answers what, `routes` has one file for each
 //! endpoint; [`guard`] is what every request passes first; `answer` is the one way to the engine. Only this crate knows HTTP.
+//! [`offline`] asks the routes without a connection.
 //!
 //! One SQLite file has API keys, usage, the page's conversations and stored responses. A server calls a [`store::Store`],
 //! which keeps the keys in memory and all work of the disk on a thread of its own; a program that does one thing and
 //! ends opens a [`database::Database`]. Modules import only those listed below them.
 
+pub mod offline;
 pub mod server;
 
 mod router;
