@@ -9,7 +9,7 @@
 
 pub mod server;
 
-mod router;
+pub mod router;
 
 mod routes;
 

@@ -74,7 +74,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     }
     let continues = fields.take("continue_final_message")?;
     let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
-    let tools: Vec<Value> = fields.take("tools")?.unwrap_or_default();
+    let tools = fields.tools()?;
     match fields.take::<String>("tool_choice")?.as_deref() {
         None | Some("auto") => conversation.tools = tools,
         Some("none") => {}
