@@ -12,13 +12,14 @@ use std::process::{Command, Output};
 const PUNA: &str = env!("CARGO_BIN_EXE_puna");
 
 /// Commands for developers, which start builds of their own; the continuous integration runs them, but for the peers and
-/// cria's training, which take hours. (The first steps of the latter are a test.)
-const ELSEWHERE: [&str; 7] = [
+/// cria's training, which take hours. (The first steps of the latter are a test.) `.ci/clients` runs what needs its clients.
+const ELSEWHERE: [&str; 8] = [
     "cargo test ",
     "PUNA_DISCONNECTS=10000 cargo test ",
     "cargo run --release -p puna-format --example throughput Q4_0",
     "taskset -c 0 cargo run ",
     ".ci/",
+    "lm_eval run ",
     "cd bench/peers && cargo run ",
     "cria/retrain ",
 ];

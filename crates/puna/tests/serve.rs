@@ -2,6 +2,9 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+mod model;
+
+use model::{Files, SHAPE, text};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -284,4 +287,37 @@ fn strangers_are_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_puna")).args(["serve", "--host", "0.0.0.0"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--host"));
+}
+
+/// A model's own template is a stranger's program: what it does wrong is told to whoever asks, and the server lives.
+#[test]
+fn malicious_templates_end_with_an_answer() {
+    let files = Files::new();
+    let model = files.model_of(&SHAPE.replace("512", "4096"), "derived", "BF16");
+    let loops = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
+    // They write what everyone's do, until somebody says the word.
+    for (payload, expected) in [
+        (loops, "fuel"),
+        ("{{ raise_exception('only poems, please') }}", "only poems, please"),
+        ("{% include '/etc/passwd' %}", "/etc/passwd"),
+        ("{{ messages.__class__.__mro__ }}", "undefined"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+    ] {
+        let template = format!(
+            "{{% for m in messages %}}{{{{ m.content }}}}{{% if m.content == 'now' %}}{payload}{{% endif %}}{{% endfor %}}"
+        );
+        let config = json!({ "chat_template": template }).to_string();
+        std::fs::write(model.join("tokenizer_config.json"), config).unwrap();
+        let server = Server::start(&[text(&model), "--chat-format", "model"]);
+        let ask = |path: &str, word: &str| {
+            let messages = json!([{"role": "user", "content": word}]);
+            server.post(path, &json!({"messages": messages, "max_tokens": 1, "stream": false}))
+        };
+        for path in ["/v1/chat/completions", "/v1/messages"] {
+            let (status, answer) = ask(path, "now");
+            assert!(status == 400 && answer.to_string().contains(expected), "{payload}: {status} {answer}");
+            let (status, answer) = ask(path, "Hello");
+            assert_eq!(status, 200, "{payload}: {answer}");
+        }
+    }
 }

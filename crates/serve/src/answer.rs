@@ -92,11 +92,11 @@ impl Reason {
 /// Answers that are being made: `(which ask, piece)`. Dropped, it ends them all.
 pub type Pieces = mpsc::Receiver<(usize, Result<Piece, ApiError>)>;
 
-/// Begins to answer several prompts.
+/// Begins to answer several prompts. They are taken one by one, so that no more of them are ever made than are let in.
 ///
 /// # Errors
 /// When one of them can't be answered, or not now; then none is.
-pub fn start(app: &Arc<App>, asks: Vec<Ask>) -> Result<Pieces, ApiError> {
+pub fn start(app: &Arc<App>, asks: impl IntoIterator<Item = Ask>) -> Result<Pieces, ApiError> {
     let answers = asks.into_iter().map(|ask| Answering::submit(app, ask)).collect::<Result<Vec<_>, _>>()?;
     let (send, receive) = mpsc::channel(BUFFER);
     for (idx, answering) in answers.into_iter().enumerate() {

@@ -97,6 +97,7 @@ impl From<puna_engine::Error> for ApiError {
         let message = error.to_string();
         match error {
             Error::Parameter { name, expected, found } => {
+                let name = if name == "typical" { "typical_p" } else { name };
                 ApiError::field(name, format!("expected {expected}, found {found}"))
             }
             Error::TooLong { found, context } => ApiError::new(
@@ -105,7 +106,7 @@ impl From<puna_engine::Error> for ApiError {
                 format!("the prompt has {found} tokens: expected at most {context}, the context of this server"),
             ),
             Error::Constraint(_) => ApiError::new(StatusCode::BAD_REQUEST, "invalid_grammar", message),
-            Error::Empty => ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", message),
+            Error::Empty => ApiError::field("prompt", message),
             Error::Model(puna_llama::Error::Token { .. }) => ApiError::field("prompt", message),
             Error::NotFinite { .. } => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_nan", message),
             Error::Model(_) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message),

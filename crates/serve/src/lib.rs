@@ -11,7 +11,7 @@
 pub mod offline;
 pub mod server;
 
-mod router;
+pub mod router;
 
 mod routes;
 

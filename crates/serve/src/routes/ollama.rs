@@ -112,6 +112,18 @@ fn options(app: &App, fields: &mut Fields) -> Result<Options, ApiError> {
             _ => return Err(ApiError::field(&field, "this server has no such setting; leave it out")),
         }
     }
+    // Ranges are the engine's to know, which has names of its own.
+    options.sampling.check(app.model.tokenizer.vocab_size()).map_err(|error| match error {
+        puna_engine::Error::Parameter { name, expected, found } => {
+            let name = match name {
+                "typical" => "typical_p",
+                "repetition_penalty" => "repeat_penalty",
+                name => name,
+            };
+            ApiError::field(&format!("options.{name}"), format!("expected {expected}, found {found}"))
+        }
+        error => error.into(),
+    })?;
     Ok(options)
 }
 
@@ -151,7 +163,7 @@ pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Response {
         let options = options(&app, &mut fields)?;
         let stream = fields.take("stream")?.unwrap_or(true);
         let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
-        conversation.tools = fields.take("tools")?.unwrap_or_default();
+        conversation.tools = fields.tools()?;
         let tools = !conversation.tools.is_empty();
         let grammar = format(&mut fields)?;
         let (ids, constraint) = Turn { grammar, ..Turn::new(conversation) }.prepare(&app).await?;
@@ -174,7 +186,9 @@ pub async fn generate(State(app): State<Arc<App>>, body: Bytes) -> Response {
             if system.is_some() {
                 return Err(ApiError::field("system", "expected none beside raw, which has no chat format"));
             }
-            (raw::encode(&app.model.tokenizer, &text), compile(&app, grammar).await?)
+            let tokenizer = app.model.tokenizer.clone();
+            let ids = raw::aside(move || raw::encode(&tokenizer, &text)).await?;
+            (ids, compile(&app, grammar).await?)
         } else {
             let messages = system.map(Message::system).into_iter().chain([Message::user(text)]);
             Turn { grammar, ..Turn::new(Conversation::new(messages.collect())) }.prepare(&app).await?

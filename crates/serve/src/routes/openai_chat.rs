@@ -99,7 +99,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     }
     let continues = fields.take("continue_final_message")?;
     let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
-    let tools: Vec<Value> = fields.take("tools")?.unwrap_or_default();
+    let tools = fields.tools()?;
     let tool_choice = tool_choice(&mut fields)?;
     if tool_choice.is_some() {
         conversation.tools = tools;

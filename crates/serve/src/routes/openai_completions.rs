@@ -132,7 +132,8 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     let mut fields = Fields::read(&body, &[FIELDS, BOTH, CONSTRAINT, SAMPLING], HARMLESS)?;
     let Common { ask, grammar, n, stream, include_usage } = Common::take(&app, &mut fields)?;
     let adds_bos = fields.take("add_special_tokens")?.unwrap_or(true);
-    let prompts = raw::prompts(&app.model.tokenizer, "prompt", fields.require("prompt")?, adds_bos)?;
+    let (tokenizer, prompt) = (app.model.tokenizer.clone(), fields.require("prompt")?);
+    let prompts = raw::aside(move || raw::prompts(&tokenizer, "prompt", prompt, adds_bos)).await??;
     let max_tokens = fields.integer("max_tokens", 0..=u64::from(u32::MAX))?.unwrap_or(16) as usize;
     let echo = fields.take("echo")?.unwrap_or(false);
     let logprobs = fields.integer("logprobs", 0..=20)?.map(|n| n as usize);
@@ -144,8 +145,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
         ..ask
     };
     let adapter = ask.adapter;
-    let asks: Vec<Ask> =
-        prompts.iter().flat_map(|prompt| repeat(Ask { prompt: prompt.clone(), ..ask.clone() }, n)).collect();
+    let asks = prompts.iter().flat_map(|prompt| repeat(Ask { prompt: prompt.clone(), ..ask.clone() }, n));
     let n_prompt: usize = prompts.iter().map(Vec::len).sum();
     let mut pieces = answer::start(&app, asks)?;
     let (id, created) = (new_id("cmpl-"), Time::now().seconds());
