@@ -39,8 +39,10 @@ struct Count {
     prompt: Vec<u32>,
     /// No further answer is added.
     is_complete: bool,
-    /// Why the last answer that ended did.
-    finish: Option<&'static str>,
+    /// Why the last answer that ended did, and as which status that counts.
+    finish: Option<(&'static str, u16)>,
+    /// The status with which the whole request was refused.
+    refused: Option<u16>,
     is_settled: bool,
 }
 
@@ -92,7 +94,7 @@ impl Meter {
     pub fn complete(&self) {
         let mut count = self.count();
         count.is_complete = true;
-        self.settle_if_ended(&mut count, 200);
+        self.settle_if_ended(&mut count);
     }
 
     /// Counts what the engine tells of an answer.
@@ -135,24 +137,24 @@ impl Meter {
     /// Ends a request that is not answered at all.
     pub fn refuse(&self, error: &ApiError) {
         let mut count = self.count();
-        count.finish = None;
-        self.settle(&mut count, error.status().as_u16());
+        count.refused = Some(error.status().as_u16());
+        self.settle(&mut count);
     }
 
     fn end(&self, count: &mut Count, idx: usize, finish: &'static str, status: u16) {
         count.answers[idx].has_ended = true;
-        count.finish = Some(finish);
-        self.settle_if_ended(count, status);
+        count.finish = Some((finish, status));
+        self.settle_if_ended(count);
     }
 
-    fn settle_if_ended(&self, count: &mut Count, status: u16) {
+    fn settle_if_ended(&self, count: &mut Count) {
         if count.is_complete && count.answers.iter().all(|answer| answer.has_ended) {
-            self.settle(count, status);
+            self.settle(count);
         }
     }
 
     /// Once, whatever comes later.
-    fn settle(&self, count: &mut Count, status: u16) {
+    fn settle(&self, count: &mut Count) {
         if std::mem::replace(&mut count.is_settled, true) {
             return;
         }
@@ -163,6 +165,12 @@ impl Meter {
         if let Some(admission) = count.admission.take() {
             self.access.settle(&self.caller, admission, (prompt + generated) as u64);
         }
+        let (finish, status) = match (count.refused, count.finish) {
+            (Some(status), _) => (None, status),
+            (None, Some((finish, status))) => (Some(finish.to_owned()), status),
+            // No answer was asked for.
+            (None, None) => (None, 200),
+        };
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         self.access.record(Record {
             time: Time::now(),
@@ -173,7 +181,7 @@ impl Meter {
             prompt_tokens: small(prompt),
             cached_prompt_tokens: small(cached),
             generated_tokens: small(generated),
-            finish: count.finish.map(str::to_owned),
+            finish,
             duration_ms: u32::try_from(self.start.elapsed().as_millis()).unwrap_or(u32::MAX),
             status,
         });
@@ -189,8 +197,8 @@ impl Drop for Meter {
         // Not all answers have come to an end, and nobody waits for them any more.
         let mut count = self.count();
         if !count.is_settled {
-            count.finish = Some("cancelled");
-            self.settle(&mut count, CLIENT_GONE);
+            count.finish = Some(("cancelled", CLIENT_GONE));
+            self.settle(&mut count);
         }
     }
 }
