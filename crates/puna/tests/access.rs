@@ -375,6 +375,8 @@ fn a_database_that_cannot_be_read_opens_nothing() {
     server.until("/v1/models", &key, 200);
     assert_eq!(server.ask("GET", "/ready", &[], "").0, 200);
     drop(server);
+    // The last one to close the database leaves one file.
+    drop(database);
 
     fs::write(home.path().join("serve.db"), "no database").unwrap();
     home.puna(&["serve", "--require-key"]).refused(&["--require-key", "serve.db"]);
