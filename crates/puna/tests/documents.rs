@@ -163,7 +163,7 @@ fn while_serving(server: &str, line: &str) -> String {
     format!(
         "rm -f served; {server} --port 0 2> served & pid=$!; \
          for i in $(seq 600); do grep -q '^serving' served && break; sleep 0.1; done; \
-         cat served; address=$(sed -n 's|^serving .* on http://\\([^ ]*\\).*|\\1|p' served); [ -n \"$address\" ]; \
+         cat served; address=$(sed -n 's|^serving .* on https*://\\([^ ]*\\).*|\\1|p' served); [ -n \"$address\" ]; \
          {line}; kill $pid; wait $pid"
     )
 }
@@ -186,6 +186,9 @@ fn prepare(dir: &Path) {
     fs::write(dir.join("letter.txt"), "Dear reader,\n").unwrap();
     fs::write(dir.join("wiki.test.raw"), "All work and no play makes Jack a dull boy. ".repeat(100)).unwrap();
     fs::write(dir.join("tokenizer.model"), tiktoken()).unwrap();
+    for name in ["cert.pem", "key.pem"] {
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name), dir.join(name)).unwrap();
+    }
     fs::create_dir(dir.join("books")).unwrap();
     fs::write(dir.join("books/first.txt"), "It was a dark and stormy night. ".repeat(9)).unwrap();
     fs::write(dir.join("books/second.md"), "# The second\n\nIt was a bright day.\n").unwrap();
@@ -216,6 +219,9 @@ fn prepare(dir: &Path) {
         assert!(output.status.success(), "{}", text(&output));
     }
     adapters(dir);
+    // For servers that want one to be there.
+    let output = sh(dir, "puna key new --name everyday");
+    assert!(output.status.success(), "{}", text(&output));
     fs::create_dir(dir.join("my-run")).unwrap();
     tuning_log(&dir.join("my-run").join(log::FILE_NAME));
 }

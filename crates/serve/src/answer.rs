@@ -1,9 +1,11 @@
 //! From a prompt to the pieces of its answer: the one way from every API to the engine.
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::meter::Meter;
 use axum::http::StatusCode;
-use puna_engine::{Constraint, Event, Finish, Limits, PromptScores, Request, Sampling, Scored};
+use puna_engine::{Constraint, Event, Finish, Limits, PromptScores, Request, Sampling, Scope, Scored};
 use puna_session::{AnswerText, Ticket, random_seed};
 use std::sync::Arc;
 use std::time::Instant;
@@ -92,12 +94,19 @@ impl Reason {
 /// Answers that are being made: `(which ask, piece)`. Dropped, it ends them all.
 pub type Pieces = mpsc::Receiver<(usize, Result<Piece, ApiError>)>;
 
-/// Begins to answer several prompts. They are taken one by one, so that no more of them are ever made than are let in.
+/// Begins to answer several prompts, all for one caller, with one adapter or none. They are taken one by one, so that no more
+/// of them are ever made than are let in.
 ///
 /// # Errors
 /// When one of them can't be answered, or not now; then none is.
-pub fn start(app: &Arc<App>, asks: impl IntoIterator<Item = Ask>) -> Result<Pieces, ApiError> {
-    let answers = asks.into_iter().map(|ask| Answering::submit(app, ask)).collect::<Result<Vec<_>, _>>()?;
+pub fn start(app: &Arc<App>, caller: Caller, asks: impl IntoIterator<Item = Ask>) -> Result<Pieces, ApiError> {
+    let mut asks = asks.into_iter().enumerate().peekable();
+    let scope = app.access.scope(&caller);
+    let meter = Meter::new(app, caller, asks.peek().and_then(|(_, ask)| ask.adapter));
+    let submit = |(idx, ask)| Answering::submit(app, &meter, scope, idx, ask);
+    let answers = asks.map(submit).collect::<Result<Vec<_>, _>>();
+    let answers = answers.inspect_err(|error| meter.refuse(error))?;
+    meter.complete();
     let (send, receive) = mpsc::channel(BUFFER);
     for (idx, answering) in answers.into_iter().enumerate() {
         let (app, send) = (app.clone(), send.clone());
@@ -110,16 +119,18 @@ pub fn start(app: &Arc<App>, asks: impl IntoIterator<Item = Ask>) -> Result<Piec
 struct Answering {
     events: mpsc::Receiver<Event>,
     _ticket: Ticket,
+    meter: Arc<Meter>,
     stop: Vec<String>,
     stop_tokens: Vec<u32>,
     start: Instant,
 }
 
 impl Answering {
-    fn submit(app: &App, ask: Ask) -> Result<Answering, ApiError> {
+    fn submit(app: &App, meter: &Arc<Meter>, scope: Scope, idx: usize, ask: Ask) -> Result<Answering, ApiError> {
         if ask.ignore_end && ask.constraint.is_some() {
             return Err(ApiError::field("ignore_eos", "expected false: the grammar says where the answer ends"));
         }
+        meter.admit(&ask.prompt, ask.max_tokens)?;
         // A text that names a special token means the token: it never appears in the text.
         let special = |text: &String| app.model.tokenizer.special(text);
         let mut stop_tokens: Vec<u32> = ask.stop.iter().filter_map(special).collect();
@@ -133,20 +144,27 @@ impl Answering {
         let limits = Limits { max_tokens: ask.max_tokens.unwrap_or(usize::MAX), stop_tokens: stop_tokens.clone() };
         let request = Request {
             seed: random_seed(),
+            scope,
             constraint: ask.constraint,
             adapter: ask.adapter,
             top: ask.top,
             prompt_scores: ask.prompt_scores,
             ..Request::new(ask.prompt, ask.sampling, limits)
         };
-        let ticket = app.model.service.submit(request, Box::new(move |event| send.try_send(event).is_ok()))?;
-        Ok(Answering { events, _ticket: ticket, stop, stop_tokens, start: Instant::now() })
+        let counted = meter.clone();
+        let sink = move |event| {
+            counted.note(idx, &event);
+            send.try_send(event).is_ok()
+        };
+        let ticket = app.model.service.submit(request, Box::new(sink))?;
+        Ok(Answering { events, _ticket: ticket, meter: meter.clone(), stop, stop_tokens, start: Instant::now() })
     }
 
     /// Makes pieces of the events until the end, or until nobody listens.
     async fn forward(mut self, app: &App, idx: usize, send: &mpsc::Sender<(usize, Result<Piece, ApiError>)>) {
         let mut text = AnswerText::new(&app.model.tokenizer, &self.stop, self.stop_tokens.clone(), false);
         let mut last = None;
+        let mut n_tokens = 0;
         loop {
             let event = tokio::select! {
                 event = self.events.recv() => event,
@@ -163,7 +181,9 @@ impl Answering {
                         Some(before) => app.metrics.next_token.observe((now - before).as_secs_f64()),
                     }
                     let (piece, stopped) = text.push(scored.token.id);
+                    n_tokens += 1;
                     if stopped {
+                        self.meter.stop(idx, n_tokens);
                         let reason = Reason::StopText(text.stop_string().unwrap_or_default().to_owned());
                         let token = send.send((idx, Ok(Piece::Token(piece, scored)))).await;
                         if token.is_ok() {

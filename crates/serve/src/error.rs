@@ -75,11 +75,25 @@ impl ApiError {
         json!({"error": self.message})
     }
 
+    /// A response in the shape of the API that has this path.
+    pub fn response_of(&self, path: &str) -> Response {
+        if path.starts_with("/v1/messages") {
+            self.with_body(&self.anthropic())
+        } else if path.starts_with("/api/") {
+            self.with_body(&self.ollama())
+        } else {
+            self.with_body(&self.openai())
+        }
+    }
+
     /// A response with this body.
     pub fn with_body(&self, body: &Value) -> Response {
         let mut response = (self.status, axum::Json(body)).into_response();
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

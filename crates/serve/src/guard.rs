@@ -127,7 +127,9 @@ pub async fn check(State((app, guard)): State<(Arc<App>, Arc<Guard>)>, request: 
     // is the body, and here it would be another request.
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let endpoint = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    let mut response = pass(&app, &guard, request, next).await.unwrap_or_else(IntoResponse::into_response);
+    let path = request.uri().path().to_owned();
+    let passed = pass(&app, &guard, &endpoint, request, next).await;
+    let mut response = passed.unwrap_or_else(|error| error.response_of(&path));
     if chunked {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -135,13 +137,23 @@ pub async fn check(State((app, guard)): State<(Arc<App>, Arc<Guard>)>, request: 
     response
 }
 
-async fn pass(app: &App, guard: &Guard, request: Request, next: Next) -> Result<Response, ApiError> {
+async fn pass(
+    app: &App,
+    guard: &Guard,
+    endpoint: &str,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     let host = guard.host(request.headers())?;
     let origin = guard.origin(request.headers(), &host)?.cloned();
     if request.method() == Method::OPTIONS
         && let Some(origin) = &origin
     {
         return Ok(preflight(origin));
+    }
+    // Whoever may not ask is told before anything of the body is taken.
+    if let Some(verified) = app.access.verify(request.headers(), endpoint)? {
+        request.extensions_mut().insert(verified);
     }
     if request.method() == Method::POST && app.drains() {
         let message = "the server is shutting down";

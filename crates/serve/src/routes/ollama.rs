@@ -1,5 +1,6 @@
 //! Ollama's `/api/chat`, `/api/generate`, `/api/tags`, `/api/show`, `/api/version`.
 
+use crate::access::Caller;
 use crate::answer::{self, Ask, Piece};
 use crate::app::App;
 use crate::chat::{Assembly, Turn};
@@ -156,7 +157,7 @@ struct Job {
 }
 
 /// Answers a conversation.
-pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Response {
+pub async fn chat(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Response {
     let job = async {
         let mut fields = Fields::read(&body, &[BOTH, CHAT], HARMLESS)?;
         let adapter = adapter(&app, &mut fields, &["model"])?;
@@ -169,11 +170,11 @@ pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Response {
         let (ids, constraint) = Turn { grammar, ..Turn::new(conversation) }.prepare(&app).await?;
         Ok(Job { member: "message", ask: Ask { constraint, ..ask(ids, options, adapter) }, tools, stream })
     };
-    run(&app, job.await).await
+    run(&app, caller, job.await).await
 }
 
 /// Answers one prompt.
-pub async fn generate(State(app): State<Arc<App>>, body: Bytes) -> Response {
+pub async fn generate(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Response {
     let job = async {
         let mut fields = Fields::read(&body, &[BOTH, GENERATE], HARMLESS)?;
         let adapter = adapter(&app, &mut fields, &["model"])?;
@@ -195,22 +196,22 @@ pub async fn generate(State(app): State<Arc<App>>, body: Bytes) -> Response {
         };
         Ok(Job { member: "response", ask: Ask { constraint, ..ask(ids, options, adapter) }, tools: false, stream })
     };
-    run(&app, job.await).await
+    run(&app, caller, job.await).await
 }
 
 fn ask(prompt: Vec<u32>, options: Options, adapter: Option<u32>) -> Ask {
     Ask { max_tokens: options.max_tokens, stop: options.stop, ..Ask::new(prompt, options.sampling, adapter) }
 }
 
-async fn run(app: &Arc<App>, job: Result<Job, ApiError>) -> Response {
-    answer(app, job).await.unwrap_or_else(|error| error.with_body(&error.ollama()))
+async fn run(app: &Arc<App>, caller: Caller, job: Result<Job, ApiError>) -> Response {
+    answer(app, caller, job).await.unwrap_or_else(|error| error.with_body(&error.ollama()))
 }
 
-async fn answer(app: &Arc<App>, job: Result<Job, ApiError>) -> Result<Response, ApiError> {
+async fn answer(app: &Arc<App>, caller: Caller, job: Result<Job, ApiError>) -> Result<Response, ApiError> {
     let Job { member, ask, tools, stream } = job?;
     let start = Instant::now();
     let (n_prompt, model) = (ask.prompt.len(), app.name(ask.adapter).to_owned());
-    let mut pieces = answer::start(app, vec![ask])?;
+    let mut pieces = answer::start(app, caller, vec![ask])?;
     let line = move |text: &str, calls: Vec<Value>| {
         let mut said = json!(text);
         if member == "message" {
@@ -287,7 +288,7 @@ fn details(app: &App) -> Value {
 }
 
 /// The model and its adapters.
-pub async fn tags(State(app): State<Arc<App>>) -> Json<Value> {
+pub async fn tags(State(app): State<Arc<App>>, caller: Caller) -> Json<Value> {
     let model = |name: &str| {
         json!({
             "name": name,
@@ -298,7 +299,7 @@ pub async fn tags(State(app): State<Arc<App>>) -> Json<Value> {
             "details": details(&app),
         })
     };
-    let models: Vec<Value> = app.names().map(model).collect();
+    let models: Vec<Value> = app.names().filter(|name| caller.may_use(name)).map(model).collect();
     Json(json!({"models": models}))
 }
 

@@ -1,6 +1,7 @@
 //! OpenAI's `/v1/completions`: prompts without a chat format, with what evaluation programs ask of it.
 
 use super::openai::{BOTH, Common, HARMLESS, usage};
+use crate::access::Caller;
 use crate::answer::{self, Ask, Piece};
 use crate::app::{App, new_id};
 use crate::chat::repeat;
@@ -128,7 +129,7 @@ impl Begin {
 }
 
 /// Continues prompts.
-pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
+pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Result<Response, ApiError> {
     let mut fields = Fields::read(&body, &[FIELDS, BOTH, CONSTRAINT, SAMPLING], HARMLESS)?;
     let Common { ask, grammar, n, stream, include_usage } = Common::take(&app, &mut fields)?;
     let adds_bos = fields.take("add_special_tokens")?.unwrap_or(true);
@@ -147,7 +148,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     let adapter = ask.adapter;
     let asks = prompts.iter().flat_map(|prompt| repeat(Ask { prompt: prompt.clone(), ..ask.clone() }, n));
     let n_prompt: usize = prompts.iter().map(Vec::len).sum();
-    let mut pieces = answer::start(&app, asks)?;
+    let mut pieces = answer::start(&app, caller, asks)?;
     let (id, created) = (new_id("cmpl-"), Time::now().seconds());
     let model = app.name(adapter).to_owned();
     let object = move |choices: Value, usage: Value| {

@@ -9,7 +9,8 @@ use fake::Fake;
 use puna_engine::{BatchLimits, Batcher, Sampling};
 use puna_serve::app::{About, App, ChatFormat, Model};
 use puna_serve::guard::Guard;
-use puna_serve::server::{self, Limits};
+use puna_serve::server::{self, Limits, Listener};
+use puna_serve::tls::Tls;
 use puna_session::{Pulse, Service, ServiceLimits};
 use puna_text::Tokenizer;
 use puna_text::chat::{Conversation, Dialect, Prompt, render};
@@ -85,10 +86,18 @@ impl Server {
     }
 
     pub fn with(limits: Limits, guard: Guard) -> Server {
+        Server::of(App::new(model(192)), None, limits, guard)
+    }
+
+    pub fn of(app: App, tls: Option<Tls>, limits: Limits, guard: Guard) -> Server {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let app = Arc::new(App::new(model(192)));
+        let app = Arc::new(app);
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
+        let listener = match tls {
+            None => listener.into(),
+            Some(tls) => Listener::encrypted(listener, Arc::new(tls)),
+        };
         runtime.spawn(server::serve(listener, app.clone(), guard, limits, std::future::pending()));
         Server { address, app, runtime: Some(runtime) }
     }
