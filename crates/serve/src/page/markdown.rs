@@ -453,7 +453,7 @@ mod tests {
                 finished += &news.finished;
                 open = news.open;
             }
-            let squeeze = |html: &str| html.split_whitespace().collect::<Vec<_>>().join(" ");
+            let squeeze = |html: &str| html.split_whitespace().collect::<String>();
             prop_assert_eq!(squeeze(&(finished + &open)), squeeze(&render(&text)));
             prop_assert_eq!(growing.into_text(), text);
         }

@@ -215,6 +215,7 @@ impl Answer {
         loop {
             tokio::select! {
                 _ = &mut stopped => return Ok(End::Stopped),
+                () = events.closed() => return Err(Gone),
                 frame = body.frame() => match frame {
                     Some(Ok(frame)) => match course.take(&frame.into_data().unwrap_or_default(), self.start.elapsed()) {
                         Ok(more) => is_new |= more,
