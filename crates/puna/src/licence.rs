@@ -145,29 +145,11 @@ pub struct Terms {
 impl LicenceArgs {
     /// The terms of a model `out` that is made from `base`; `names` are further names of the base.
     pub fn terms(&self, base: &Path, checkpoint: &Checkpoint, names: &[&str], out: &Path) -> Result<Terms> {
-        let file_name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let documents = documents(base)?;
-        let found = || -> Result<Option<(&'static Community, String)>> {
-            for (name, text) in &documents {
-                if let Some(licence) = Community::of_text(&String::from_utf8_lossy(text)) {
-                    return Ok(Some((licence, format!("the file {name} beside it"))));
-                }
-            }
-            let mut declared = declared(base, checkpoint)?;
-            let canonical = base.canonicalize().unwrap_or_else(|_| base.to_owned());
-            declared.names.push(file_name(&canonical));
-            declared.names.extend(names.iter().map(|name| (*name).to_owned()));
-            let of_id = declared.ids.iter().find_map(|id| Some((Community::of_id(id)?, format!("its licence `{id}`"))));
-            let of_name = || {
-                let of_name = |name: &String| Some((Community::of_name(name)?, format!("the name `{name}`")));
-                declared.names.iter().find_map(of_name)
-            };
-            Ok(of_id.or_else(of_name))
-        };
         let (licence, why) = match self.licence {
             Some(Said::No) => (None, String::new()),
             Some(Said::Community(licence)) => (Some(licence), "--licence".to_owned()),
-            None => match found()? {
+            None => match found(base, checkpoint, names, &documents)? {
                 Some((licence, why)) => (Some(licence), why),
                 None => {
                     eprintln!("note: {}: its files do not tell its licence; --licence does", base.display());
@@ -195,6 +177,40 @@ impl LicenceArgs {
         }
         Ok(Terms { name, licence, documents, base: file_name(base) })
     }
+}
+
+/// The licence of a base, and what tells it.
+fn found(
+    base: &Path,
+    checkpoint: &Checkpoint,
+    names: &[&str],
+    documents: &[(String, Vec<u8>)],
+) -> Result<Option<(&'static Community, String)>> {
+    for (name, text) in documents {
+        if let Some(licence) = Community::of_text(&String::from_utf8_lossy(text)) {
+            return Ok(Some((licence, format!("the file {name} beside it"))));
+        }
+    }
+    let mut declared = declared(base, checkpoint)?;
+    let canonical = base.canonicalize().unwrap_or_else(|_| base.to_owned());
+    declared.names.push(file_name(&canonical));
+    declared.names.extend(names.iter().map(|name| (*name).to_owned()));
+    let of_id = declared.ids.iter().find_map(|id| Some((Community::of_id(id)?, format!("its licence `{id}`"))));
+    let of_name = || {
+        let of_name = |name: &String| Some((Community::of_name(name)?, format!("the name `{name}`")));
+        declared.names.iter().find_map(of_name)
+    };
+    Ok(of_id.or_else(of_name))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// What whoever uses a model is shown: words of credit, and the notice of its licence. None if no licence asks for it.
+pub fn shown(base: &Path, checkpoint: &Checkpoint) -> Result<Option<(&'static str, &'static str)>> {
+    let found = found(base, checkpoint, &[], &documents(base)?)?;
+    Ok(found.map(|(licence, _)| (licence.built_with, licence.notice)))
 }
 
 /// Whether a name begins so, behind the name of an organisation; a hyphen is as good as a space.

@@ -3,14 +3,17 @@
 use crate::adapter::base::Given;
 use crate::builtin;
 use crate::inspect::{formats, n_weights};
+use crate::licence;
 use crate::model::{Loaded, ModelArgs};
 use crate::prompt::{ChatFormat, Choice};
 use crate::sampling;
 use anyhow::{Context, Result, bail};
+use puna_checkpoint::Checkpoint;
 use puna_engine::{BatchLimits, Batcher, Engine, PromptLookup};
-use puna_serve::app::{self, About};
+use puna_serve::app::{self, About, Licence};
 use puna_session::{Pulse, Service, ServiceLimits, speculator};
 use puna_text::chat::{Conversation, Prompt};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -144,6 +147,8 @@ impl ServedArgs {
             n_parameters: n_weights(&checkpoint),
             n_bytes: checkpoint.tensor_bytes(),
             format: most.map_or(String::new(), |(format, _)| format.to_string()),
+            summary: builtin::is_meant(path).then(|| builtin::ABOUT.to_owned()),
+            licence: licence(path, &checkpoint)?,
         };
         Ok(app::Model {
             name,
@@ -156,4 +161,13 @@ impl ServedArgs {
             about,
         })
     }
+}
+
+/// What the model's licence wants people to see. The model in the program wants nothing.
+fn licence(path: &Path, checkpoint: &Checkpoint) -> Result<Option<Licence>> {
+    if builtin::is_meant(path) {
+        return Ok(None);
+    }
+    let shown = licence::shown(path, checkpoint)?;
+    Ok(shown.map(|(built_with, notice)| Licence { built_with: built_with.to_owned(), notice: notice.to_owned() }))
 }

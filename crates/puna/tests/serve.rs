@@ -322,3 +322,106 @@ fn malicious_templates_end_with_an_answer() {
         }
     }
 }
+
+#[test]
+fn the_page_may_do_little() {
+    let server = Server::start(&[]);
+    for path in ["/", "/page/script.js", "/page/style.css", "/page/icon.svg", "/page/about", "/page/conversations"] {
+        let (status, head, body) = server.ask("GET", path, &[], "");
+        assert_eq!(status, 200, "{path}: {body}");
+        for header in [
+            "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self';",
+            "frame-ancestors 'none'",
+            "x-content-type-options: nosniff",
+            "referrer-policy: no-referrer",
+            "cache-control: no-store",
+        ] {
+            assert!(head.contains(header), "{path}: {header}: {head}");
+        }
+        assert!(!head.contains("unsafe-"), "{path}: {head}");
+    }
+    let (_, head, frame) = server.ask("GET", "/", &[], "");
+    assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
+    assert_eq!(frame.matches("<script").count(), frame.matches("<script src=\"page/script.js\"").count());
+    let handles = |rest: &str| rest.trim_start_matches(|c: char| c.is_ascii_alphabetic()).starts_with('=');
+    assert!(!frame.split(" on").skip(1).any(handles) && !frame.contains(" style="), "{frame}");
+    // Nobody needs a key for the frame, so it tells nothing.
+    assert!(!frame.contains("cria"), "{frame}");
+    assert_eq!(server.ask("GET", "/page/nothing.js", &[], "").0, 404);
+    // Other sites' pages reach none of it.
+    let evil = ["origin: http://evil.test"];
+    for (method, path) in
+        [("GET", "/"), ("POST", "/page/answer"), ("DELETE", "/page/conversations/a"), ("POST", "/page/conversations/a")]
+    {
+        let (status, _, body) = server.ask(method, path, &evil, "{}");
+        assert!(status == 403 && body.contains("origin_not_allowed"), "{method} {path}: {status} {body}");
+    }
+}
+
+/// The events of an answer on the page.
+fn answered(server: &Server, question: &Value) -> Vec<Value> {
+    let (status, _, body) = server.ask("POST", "/page/answer", &[], &question.to_string());
+    assert_eq!(status, 200, "{body}");
+    let data = body.lines().filter_map(|line| line.strip_prefix("data: "));
+    data.map(|event| serde_json::from_str(event).unwrap()).collect()
+}
+
+#[test]
+fn the_page_keeps_conversations() {
+    let server = Server::start(&[]);
+    let get = |path: &str| server.ask("GET", path, &[], "");
+    let settings = json!({"temperature": 0});
+    let asked = json!({"question": "What is a <b>cria</b>?", "system": "Be brief.", "settings": settings});
+    let events = answered(&server, &asked);
+    let id = events[0]["conversation"].as_str().unwrap().to_owned();
+    assert!(events[0]["question"].as_str().unwrap().contains("What is a &lt;b&gt;cria&lt;/b&gt;?"), "{events:?}");
+    assert!(events.iter().any(|event| event["open"].is_string()), "{events:?}");
+    let answer = events.last().unwrap()["answer"].as_str().unwrap();
+    assert!(answer.contains("tokens/s") && answer.contains("data-message=\"2\""), "{answer}");
+
+    // Another answer, and another question in the place of the first.
+    let again = answered(&server, &json!({"conversation": id, "parent": 1, "settings": settings}));
+    assert!(again.last().unwrap()["answer"].as_str().unwrap().contains("2 of 2"), "{again:?}");
+    answered(&server, &json!({"conversation": id, "question": "Good morning!", "settings": settings}));
+    let (_, _, newest) = get(&format!("/page/conversations/{id}"));
+    assert!(newest.contains("Good morning!") && !newest.contains("&lt;b&gt;"), "{newest}");
+    let (_, _, first) = get(&format!("/page/conversations/{id}?at=2"));
+    assert!(first.contains("&lt;b&gt;cria") && first.contains("1 of 2") && !first.contains("Good morning!"), "{first}");
+    let (status, _, prompt) = get(&format!("/page/conversations/{id}/prompt/2"));
+    let text: String = prompt.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text)).collect();
+    assert!(status == 200 && text.contains("Be brief.") && text.contains("&lt;|begin_of_text|&gt;"), "{prompt}");
+
+    // Found by its words, in its title and in what was said.
+    assert!(get("/page/conversations?words=brief").2.contains("Nothing here"));
+    for words in ["cria", "morn"] {
+        assert!(get(&format!("/page/conversations?words={words}")).2.contains(&id), "{words}");
+    }
+    let path = format!("/page/conversations/{id}");
+    assert_eq!(server.ask("POST", &path, &[], r#"{"title": "<i>Crias</i>"}"#).0, 204);
+    assert!(get("/page/conversations").2.contains("&lt;i&gt;Crias&lt;/i&gt;"));
+    assert_eq!(server.ask("POST", &format!("{path}/stop"), &[], "").0, 204);
+    assert_eq!(server.ask("DELETE", &path, &[], "").0, 204);
+    assert_eq!((get(&path).0, server.ask("DELETE", &path, &[], "").0), (404, 404));
+}
+
+#[test]
+fn what_the_page_is_refused_leaves_no_trace() {
+    let server = Server::start(&[]);
+    for (asked, named) in [
+        (json!({"question": "Hello!", "settings": {"temperature": 1000}}), "temperature"),
+        (json!({"question": "Hello!", "settings": {"n": 3}}), "settings"),
+        (json!({"question": "Hello!", "settings": {"model": "gpt-4o"}}), "model"),
+        (json!({"question": "a ".repeat(5000)}), "at most 1024"),
+        (json!({"question": "Hello!", "conversation": "none"}), "conversation"),
+        (json!({"question": "Hello!", "parent": 7}), "message"),
+        (json!({}), "question"),
+        (json!({"question": 1}), "question"),
+        (json!({"words": 1}), "words"),
+    ] {
+        let (status, answer) = server.post("/page/answer", &asked);
+        assert!((400..500).contains(&status), "{asked}: {answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(named), "{answer}");
+    }
+    assert!(server.ask("GET", "/page/conversations", &[], "").2.contains("Nothing here"));
+    assert_eq!(server.ask("GET", "/page/conversations?after=x", &[], "").0, 400);
+}

@@ -65,6 +65,11 @@ impl Access {
         Ok(access)
     }
 
+    /// Where conversations are kept, if anything is.
+    pub(crate) fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
     /// Whether requests need a key.
     pub fn needs_key(&self) -> bool {
         self.by_key
@@ -223,7 +228,8 @@ enum Need {
 impl Need {
     fn of(endpoint: &str) -> Need {
         match endpoint {
-            "/health" | "/ready" => Need::Nothing,
+            // The page's frame asks for the key; it and its files are the same for everybody.
+            "/health" | "/ready" | "/" | "/page/{file}" => Need::Nothing,
             "/metrics" => Need::Scope(Scope::Metrics),
             "/v1/embeddings" => Need::Scope(Scope::Embeddings),
             // What is served, which programs look up first; and addresses that do not exist.
@@ -286,6 +292,7 @@ mod tests {
     fn what_nobody_thought_of_needs_the_scope_of_chat() {
         assert_eq!(Need::of("/v1/something/new"), Need::Scope(Scope::Chat));
         assert_eq!(Need::of("/health"), Need::Nothing);
+        assert_eq!(Need::of("/page/about"), Need::Scope(Scope::Chat));
         assert_eq!(Need::of("/metrics"), Need::Scope(Scope::Metrics));
         assert_eq!(Need::of("none"), Need::Key);
     }

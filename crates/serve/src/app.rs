@@ -54,6 +54,19 @@ pub struct About {
     pub n_bytes: u64,
     /// Name of the format that most of the weights are in.
     pub format: String,
+    /// Who it is, in few words, if that is known.
+    pub summary: Option<String>,
+    /// What its licence wants people to see, if it wants that.
+    pub licence: Option<Licence>,
+}
+
+/// What a model's licence wants people to see.
+#[derive(Clone, Debug)]
+pub struct Licence {
+    /// `Built with Llama`.
+    pub built_with: String,
+    /// Whose the model is, and under which licence it came.
+    pub notice: String,
 }
 
 impl About {

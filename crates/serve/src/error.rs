@@ -1,5 +1,6 @@
 //! Errors as clients know them: a status, and a body in the shape of the API that was asked.
 
+use crate::database;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use puna_session::Refusal;
@@ -125,6 +126,20 @@ impl From<puna_engine::Error> for ApiError {
             Error::NotFinite { .. } => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_nan", message),
             Error::Model(_) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message),
         }
+    }
+}
+
+impl From<database::Error> for ApiError {
+    fn from(error: database::Error) -> ApiError {
+        let (status, code) = match &error {
+            database::Error::NotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
+            database::Error::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid_value"),
+            database::Error::Busy { .. } | database::Error::Locked { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "database_busy")
+            }
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "database_error"),
+        };
+        ApiError::new(status, code, error.to_string())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`server`] takes connections, `router` says which file answers what, `routes` has one file for each
 //! endpoint; [`guard`] is what every request passes first, [`access`] says who may ask; `answer` is the one way to the
-//! engine. Only this crate knows HTTP. [`offline`] asks the routes without a connection.
+//! engine. Only this crate knows HTTP. `page` is what the page for people looks like. [`offline`] asks the routes without a connection.
 //!
 //! One SQLite file has API keys, usage, the page's conversations and stored responses. A server calls a [`store::Store`],
 //! which keeps the keys in memory and all work of the disk on a thread of its own; a program that does one thing and
@@ -14,6 +14,8 @@ pub mod server;
 pub mod router;
 
 mod routes;
+
+mod page;
 
 pub mod guard;
 

@@ -4,18 +4,19 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::guard::{self, Guard};
 use crate::routes::{
-    anthropic_messages, ollama, openai_chat, openai_completions, openai_models, openapi, state, tokens,
+    anthropic_messages, ollama, openai_chat, openai_completions, openai_models, openapi, page, page_answer,
+    page_shared, state, tokens,
 };
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use std::sync::Arc;
 
 /// All routes, behind the guard.
 pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
-    Router::new()
+    let api = Router::new()
         .route("/v1/chat/completions", post(openai_chat::create))
         .route("/v1/completions", post(openai_completions::create))
         .route("/v1/models", get(openai_models::list))
@@ -35,12 +36,26 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/health", get(state::health))
         .route("/ready", get(state::ready))
         .route("/metrics", get(state::metrics))
+        // The guard has taken the body by then, and has a limit of its own.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(app.clone());
+    let page = page_shared::Page { app: app.clone(), api: api.clone(), running: page_shared::Running::default() };
+    let page = Router::new()
+        .route("/", get(page::frame))
+        .route("/page/{file}", get(page::asset))
+        .route("/page/about", get(page::about))
+        .route("/page/answer", post(page_answer::create))
+        .route("/page/conversations", get(page::list))
+        .route("/page/conversations/{id}", get(page::show).post(page::rename).delete(page::delete))
+        .route("/page/conversations/{id}/stop", post(page_answer::stop))
+        .route("/page/conversations/{id}/prompt/{message}", get(page::prompt))
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn(page::headers))
+        .with_state(Arc::new(page));
+    api.merge(page)
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address"))
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes another method")
         })
-        // The guard has taken the body by then, and has a limit of its own.
-        .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state((app.clone(), guard), guard::check))
-        .with_state(app)
+        .layer(from_fn_with_state((app, guard), guard::check))
 }

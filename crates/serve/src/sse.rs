@@ -39,6 +39,11 @@ impl Events {
         self.send(format!("{value}\n")).await
     }
 
+    /// Waits until nobody reads any more.
+    pub async fn closed(&self) {
+        self.0.closed().await;
+    }
+
     async fn send(&self, text: String) -> Result<(), Gone> {
         self.0.send(Bytes::from(text)).await.map_err(|_| Gone)
     }

@@ -1,5 +1,8 @@
 //! One file an endpoint, or a family of small ones.
 
+pub mod page;
+pub mod page_answer;
+
 pub mod openapi;
 
 pub mod anthropic_messages;
@@ -8,6 +11,7 @@ pub mod openai_chat;
 pub mod openai_completions;
 
 mod openai;
+pub mod page_shared;
 
 pub mod openai_models;
 pub mod state;

@@ -85,6 +85,6 @@ pub fn app(cache_tokens: usize, requests: usize, gate: Arc<Gate>) -> Arc<App> {
         tokenizer: Arc::new(tokenizer),
         format: Box::new(Meta),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        about: About { n_parameters: 0, n_bytes: 0, format: "none".into() },
+        about: About { n_parameters: 0, n_bytes: 0, format: "none".into(), summary: None, licence: None },
     }))
 }

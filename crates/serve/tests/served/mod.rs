@@ -68,7 +68,7 @@ pub fn model(requests: usize) -> Model {
         tokenizer,
         format: Box::new(Llama3),
         sampling: Sampling::default(),
-        about: About { n_parameters: 1, n_bytes: 1, format: "F32".into() },
+        about: About { n_parameters: 1, n_bytes: 1, format: "F32".into(), summary: None, licence: None },
     }
 }
 
