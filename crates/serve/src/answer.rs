@@ -33,6 +33,8 @@ pub struct Ask {
     pub top: usize,
     /// Whether the prompt is scored.
     pub prompt_scores: Option<PromptScores>,
+    /// Whether the mean of the prompt's hidden states is wanted, and no answer; [`pool`] sets it.
+    pub pool: bool,
 }
 
 impl Ask {
@@ -48,6 +50,7 @@ impl Ask {
             adapter,
             top: 0,
             prompt_scores: None,
+            pool: false,
         }
     }
 }
@@ -106,6 +109,35 @@ pub fn start(app: &Arc<App>, asks: Vec<Ask>) -> Result<Pieces, ApiError> {
     Ok(receive)
 }
 
+/// Begins to compute the mean of the final hidden states of a prompt's tokens. The future gives it; dropped, it ends that.
+///
+/// # Errors
+/// When the prompt can't be computed, or not now.
+pub fn pool(app: &App, ask: Ask) -> Result<impl Future<Output = Result<Vec<f32>, ApiError>>, ApiError> {
+    let mut answering = Answering::submit(app, Ask { max_tokens: Some(0), pool: true, ..ask })?;
+    Ok(async move {
+        let mean = loop {
+            match answering.events.recv().await {
+                Some(Event::Pooled(mean)) => break Ok(mean),
+                Some(Event::Failed(error)) => break Err(error.into()),
+                Some(_) => {}
+                None => break Err(broken_off()),
+            }
+        };
+        app.metrics.whole.observe(answering.start.elapsed().as_secs_f64());
+        mean
+    })
+}
+
+/// The engine's side was dropped: the engine died, or this reader was too slow for it.
+fn broken_off() -> ApiError {
+    ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "stream_dropped",
+        "the answer was broken off: its reader was too slow, or the engine has stopped",
+    )
+}
+
 /// One answer that is being made.
 struct Answering {
     events: mpsc::Receiver<Event>,
@@ -137,6 +169,7 @@ impl Answering {
             adapter: ask.adapter,
             top: ask.top,
             prompt_scores: ask.prompt_scores,
+            pool: ask.pool,
             ..Request::new(ask.prompt, ask.sampling, limits)
         };
         let ticket = app.model.service.submit(request, Box::new(move |event| send.try_send(event).is_ok()))?;
@@ -154,7 +187,7 @@ impl Answering {
             };
             let piece = match event {
                 Some(Event::Prefill { cached, done, total }) if done == total => Ok(Piece::Begun { cached }),
-                Some(Event::Prefill { .. }) => continue,
+                Some(Event::Prefill { .. } | Event::Pooled(_)) => continue,
                 Some(Event::PromptScore { score, .. }) => Ok(Piece::PromptScore(score)),
                 Some(Event::Token(scored)) => {
                     let now = Instant::now();
@@ -184,12 +217,7 @@ impl Answering {
                     Ok(Piece::End(rest, reason))
                 }
                 Some(Event::Failed(error)) => Err(error.into()),
-                // The engine's side was dropped: the engine died, or this reader was too slow for it.
-                None => Err(ApiError::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "stream_dropped",
-                    "the answer was broken off: its reader was too slow, or the engine has stopped",
-                )),
+                None => Err(broken_off()),
             };
             let ends = matches!(piece, Ok(Piece::End(..)) | Err(_));
             if ends {

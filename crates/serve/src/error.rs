@@ -30,6 +30,12 @@ impl ApiError {
         ApiError { param: Some(name.to_owned()), ..ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", message) }
     }
 
+    /// Says which field of the request it is about.
+    #[must_use]
+    pub fn about(self, name: &str) -> ApiError {
+        ApiError { message: format!("{name}: {}", self.message), param: Some(name.to_owned()), ..self }
+    }
+
     /// Says when it is worth trying again.
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> ApiError {

@@ -16,6 +16,7 @@ mod routes;
 pub mod guard;
 
 mod chat;
+mod embedding;
 mod logprobs;
 mod raw;
 mod sampling;

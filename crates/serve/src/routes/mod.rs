@@ -6,6 +6,7 @@ pub mod anthropic_messages;
 pub mod ollama;
 pub mod openai_chat;
 pub mod openai_completions;
+pub mod openai_embeddings;
 
 mod openai;
 

@@ -1,9 +1,10 @@
-//! Ollama's `/api/chat`, `/api/generate`, `/api/tags`, `/api/show`, `/api/version`.
+//! Ollama's `/api/chat`, `/api/generate`, `/api/embed`, `/api/tags`, `/api/show`, `/api/version`.
 
 use crate::answer::{self, Ask, Piece};
 use crate::app::App;
 use crate::chat::{Assembly, Turn};
 use crate::constraint::compile;
+use crate::embedding::{self, DIMENSIONS, INPUT};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, MESSAGES, TOOLS, stop_texts};
 use crate::time::Time;
@@ -15,18 +16,22 @@ use axum::response::{IntoResponse, Response};
 use puna_engine::Sampling;
 use puna_session::Grammar;
 use puna_text::chat::{Conversation, Message};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Which model answers.
+const MODEL: Field = Field {
+    name: "model",
+    schema: r#"{"type": "string"}"#,
+    about: "The model's name, or an adapter's; :latest behind it is passed over",
+    example: "null",
+};
+
 /// What `/api/chat` and `/api/generate` both take.
 pub const BOTH: &[Field] = &[
-    Field {
-        name: "model",
-        schema: r#"{"type": "string"}"#,
-        about: "The model's name, or an adapter's; :latest behind it is passed over",
-        example: "null",
-    },
+    MODEL,
     Field {
         name: "stream",
         schema: r#"{"type": "boolean"}"#,
@@ -258,6 +263,53 @@ async fn answer(app: &Arc<App>, job: Result<Job, ApiError>) -> Result<Response, 
         }
         events.line(&end(assembly, begun, "", &line)).await
     }))
+}
+
+/// Fields of `/api/embed`.
+pub const EMBED: &[Field] = &[
+    MODEL,
+    INPUT,
+    Field {
+        name: "truncate",
+        schema: r#"{"const": false}"#,
+        about: "Whether what does not fit the context is cut; it is always refused",
+        example: "false",
+    },
+    DIMENSIONS,
+];
+
+/// The answer of `/api/embed`.
+#[derive(Serialize)]
+struct Embedded<'a> {
+    model: &'a str,
+    embeddings: Vec<Vec<f32>>,
+    total_duration: u64,
+    load_duration: u64,
+    prompt_eval_count: usize,
+}
+
+/// Makes vectors of texts.
+pub async fn embed(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let embedded = async {
+        let start = Instant::now();
+        let mut fields = Fields::read(&body, &[EMBED], HARMLESS)?;
+        let adapter = adapter(&app, &mut fields, &["model"])?;
+        if fields.take("truncate")?.unwrap_or(false) {
+            return Err(ApiError::field("truncate", "expected false: this server cuts no text"));
+        }
+        let prompts = embedding::take(&app, &mut fields)?;
+        let n_tokens = prompts.iter().map(Vec::len).sum();
+        let embeddings = embedding::embed(&app, prompts, adapter).await?;
+        Ok(Json(Embedded {
+            model: app.name(adapter),
+            embeddings,
+            total_duration: start.elapsed().as_nanos() as u64,
+            load_duration: 0,
+            prompt_eval_count: n_tokens,
+        })
+        .into_response())
+    };
+    embedded.await.unwrap_or_else(|error: ApiError| error.with_body(&error.ollama()))
 }
 
 /// What there is to say of a model in a list.

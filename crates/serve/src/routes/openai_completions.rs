@@ -132,7 +132,12 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     let mut fields = Fields::read(&body, &[FIELDS, BOTH, CONSTRAINT, SAMPLING], HARMLESS)?;
     let Common { ask, grammar, n, stream, include_usage } = Common::take(&app, &mut fields)?;
     let adds_bos = fields.take("add_special_tokens")?.unwrap_or(true);
-    let prompts = raw::prompts(&app.model.tokenizer, "prompt", fields.require("prompt")?, adds_bos)?;
+    let tokenizer = &app.model.tokenizer;
+    let encode = |text: &str| {
+        let ids = raw::encode(tokenizer, text);
+        if adds_bos { raw::begun(tokenizer, ids) } else { ids }
+    };
+    let prompts = raw::prompts("prompt", fields.require("prompt")?, encode)?;
     let max_tokens = fields.integer("max_tokens", 0..=u64::from(u32::MAX))?.unwrap_or(16) as usize;
     let echo = fields.take("echo")?.unwrap_or(false);
     let logprobs = fields.integer("logprobs", 0..=20)?.map(|n| n as usize);
