@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 const PROMPT: usize = 512;
 pub const UBATCH: usize = 512;
 const TOKENS: usize = 128;
-pub const DEPTH: usize = 16_384;
+const MIDDLE: usize = 4000;
+const DEPTH: usize = 16_384;
 const DEPTH_TOKENS: usize = 32;
-const SEQUENCES: usize = 4;
 const STEPS: usize = 64;
 
 /// For the threads of the one before to fall asleep.
@@ -23,10 +23,14 @@ pub enum Phase {
     Prefill,
     /// 128 tokens, one by one, from an empty cache
     Decode,
+    /// 32 tokens behind 4000
+    Middle,
     /// 32 tokens behind 16384
     Depth,
     /// Four sequences of 64 tokens, four tokens a step
     Together,
+    /// Eight sequences of 64 tokens, eight tokens a step
+    Eight,
 }
 
 /// What of the machine bounds a phase.
@@ -60,8 +64,8 @@ impl Phase {
         match self {
             Phase::Prefill => format!("prefill {PROMPT}"),
             Phase::Decode => format!("decode {TOKENS}"),
-            Phase::Depth => format!("decode {DEPTH_TOKENS} at {DEPTH}"),
-            Phase::Together => format!("decode {SEQUENCES} x {STEPS}"),
+            Phase::Middle | Phase::Depth => format!("decode {DEPTH_TOKENS} at {}", self.filled()),
+            Phase::Together | Phase::Eight => format!("decode {} x {STEPS}", self.sequences()),
         }
     }
 
@@ -75,13 +79,17 @@ impl Phase {
         match self {
             Phase::Prefill => PROMPT,
             Phase::Decode => TOKENS,
-            Phase::Depth => DEPTH_TOKENS,
-            Phase::Together => STEPS,
+            Phase::Middle | Phase::Depth => DEPTH_TOKENS,
+            Phase::Together | Phase::Eight => STEPS,
         }
     }
 
     pub fn sequences(self) -> usize {
-        if self == Phase::Together { SEQUENCES } else { 1 }
+        match self {
+            Phase::Together => 4,
+            Phase::Eight => 8,
+            _ => 1,
+        }
     }
 
     /// Room for a sequence, in tokens: llama.cpp has it in steps of 256.
@@ -91,7 +99,11 @@ impl Phase {
 
     /// Tokens in the cache before a turn.
     pub fn filled(self) -> usize {
-        if self == Phase::Depth { DEPTH } else { 0 }
+        match self {
+            Phase::Middle => MIDDLE,
+            Phase::Depth => DEPTH,
+            _ => 0,
+        }
     }
 
     /// One turn, in tokens a second. It leaves the cache as it was.

@@ -29,6 +29,12 @@ pub fn worker() -> Result<(), Error> {
     Err(unsupported())
 }
 
+/// Refuses.
+pub fn go_offline() -> Result<(), Error> {
+    let (system, processor) = (std::env::consts::OS, std::env::consts::ARCH);
+    Err(Error::Offline(format!("expected Linux on x86-64 or ARM64, found {system} on {processor}")))
+}
+
 fn unsupported() -> Error {
     Error::System { system: std::env::consts::OS, processor: std::env::consts::ARCH }
 }

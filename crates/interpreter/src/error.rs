@@ -13,6 +13,9 @@ pub enum Error {
         /// The processor architecture.
         processor: &'static str,
     },
+    /// The process can't be kept from opening connections.
+    #[error("going offline: {0}")]
+    Offline(String),
     /// Not a Python that can be used.
     #[error("{}: expected a Python 3 for the code interpreter: {reason}", python.display())]
     Python {

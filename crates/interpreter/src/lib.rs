@@ -36,6 +36,10 @@
 //! What is not defended against: faults of the kernel in the calls that Python needs, and what one can learn of
 //! neighbours by timing a shared processor.
 //!
+//! # A process without connections
+//!
+//! By the same means [`go_offline`] keeps the calling process itself from opening any connection.
+//!
 //! # Use
 //!
 //! ```no_run
@@ -63,11 +67,11 @@ mod output;
 mod protections;
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
-pub use elsewhere::{Interpreter, worker};
+pub use elsewhere::{Interpreter, go_offline, worker};
 pub use error::Error;
 pub use limits::Limits;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub use linux::{Interpreter, worker};
+pub use linux::{Interpreter, go_offline, worker};
 pub use output::{Output, Status, Stream};
 pub use protections::Protections;
 

@@ -1,7 +1,9 @@
 //! `puna bench`: how fast a model runs here, and how much of the machine that uses.
 
+mod serve;
 mod speculation;
 
+use crate::builtin;
 use crate::machine::{PASSES, Reading};
 use crate::model::{Loaded, Loading, ModelArgs, Wanted};
 use crate::show;
@@ -17,17 +19,23 @@ use std::time::Instant;
 /// Measure prefill and decode speed, and the share of the machine's memory bandwidth and arithmetic that they use
 ///
 /// Every figure is the median over repeats. The bandwidth and the arithmetic peak are measured between the repeats, on
-/// the same threads.
+/// the same threads. `serve` measures a server under load instead.
 #[derive(clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    mut_arg("model", |model| model.required(false).default_value(builtin::NAME)),
+    after_help = "\
 Examples:
   puna bench ./Llama-3.1-8B-Instruct-Q8_0.gguf
   puna bench ./model.gguf -p 2048 -n 64 --depth 8192 --json
   puna bench ./model.gguf --lookup --acceptance 0.8
 
 Without a model to measure, write one of the right size first:
-  puna synth llama-3.1-8b --format q8_0 -o 8b.gguf && puna bench 8b.gguf")]
+  puna synth llama-3.1-8b --format q8_0 -o 8b.gguf && puna bench 8b.gguf"
+)]
 pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     #[command(flatten)]
     model: ModelArgs,
     /// Tokens of the prompt; 0 to leave prefill out
@@ -56,12 +64,20 @@ pub struct Args {
     json: bool,
 }
 
+#[derive(clap::Subcommand)]
+enum What {
+    Serve(serve::Args),
+}
+
 fn parse_share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| format!("expected 0 to 1, found {text}"))
 }
 
 pub fn run(args: Args) -> Result<()> {
+    if let Some(What::Serve(args)) = args.what {
+        return serve::run(args);
+    }
     if args.lookup || args.draft.is_some() {
         return speculation::run(&args);
     }

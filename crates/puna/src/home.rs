@@ -38,6 +38,11 @@ pub struct DatabaseArgs {
 }
 
 impl DatabaseArgs {
+    /// Whether somebody named it.
+    pub fn is_given(&self) -> bool {
+        self.db.is_some()
+    }
+
     pub fn path(&self) -> Result<PathBuf> {
         match &self.db {
             Some(path) => Ok(path.clone()),

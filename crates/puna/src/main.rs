@@ -1,6 +1,7 @@
 //! `puna`: run, measure and own the Llama models. One file a verb; the only crate that names a back-end.
 
 mod adapter;
+mod batch;
 mod bench;
 mod builtin;
 mod chat;
@@ -16,10 +17,13 @@ mod prompt;
 mod run;
 mod sampling;
 mod sandbox;
+mod scale;
 mod score;
 mod serve;
+mod served;
 mod show;
 mod speculate;
+mod svg;
 mod synth;
 mod texts;
 mod tokenize;
@@ -42,6 +46,7 @@ struct Cli {
 enum Verb {
     Run(run::Args),
     Serve(serve::Args),
+    Batch(batch::Args),
     Score(score::Args),
     Tokenize(tokenize::Args),
     Tokenizer(tokenizer::Args),
@@ -66,6 +71,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(args) => run::run(args),
         Verb::Serve(args) => serve::run(args),
+        Verb::Batch(args) => batch::run(args),
         Verb::Score(args) => score::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Tokenizer(args) => tokenizer::run(args),

@@ -59,6 +59,13 @@ pub fn error(error: &anyhow::Error) -> String {
     format!("error: {}", harmless(&format!("{error:#}")).replace('\n', " "))
 }
 
+/// What is wrong with a JSON text of one line: the column, and the problem. The error's own words count lines, too.
+pub fn json_error(error: &serde_json::Error) -> (usize, String) {
+    let problem = error.to_string();
+    let (problem, _) = problem.rsplit_once(" at line ").unwrap_or((&problem, ""));
+    (error.column(), problem.to_owned())
+}
+
 /// Bytes for people: `4.65 GiB`.
 pub fn bytes(n: u64) -> String {
     indicatif::BinaryBytes(n).to_string()

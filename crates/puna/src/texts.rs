@@ -1,5 +1,6 @@
 //! Texts to learn from: plain files, rows of JSON, and directories of both, read as a stream.
 
+use crate::show;
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use puna_text::chat::{Content, Message};
@@ -225,11 +226,9 @@ impl Reader {
 fn texts_of_row(line: &str) -> Result<Vec<String>> {
     let row: Value = match serde_json::from_str(line) {
         Ok(row) => row,
-        // The error's own line counts within this one.
         Err(error) => {
-            let problem = error.to_string();
-            let (problem, _) = problem.rsplit_once(" at line ").unwrap_or((&problem, ""));
-            bail!("expected a JSON object, found at column {}: {problem}", error.column())
+            let (column, problem) = show::json_error(&error);
+            bail!("expected a JSON object, found at column {column}: {problem}")
         }
     };
     let texts = match (row.get("text"), row.get("messages")) {

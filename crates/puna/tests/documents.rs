@@ -12,11 +12,14 @@ use std::process::{Command, Output};
 const PUNA: &str = env!("CARGO_BIN_EXE_puna");
 
 /// Commands for developers, which start builds of their own; the continuous integration runs them, but for the peers and
-/// cria's training, which take hours. (The first steps of the latter are a test.)
-const ELSEWHERE: [&str; 5] = [
+/// cria's training, which take hours. (The first steps of the latter are a test.) `.ci/clients` runs what needs its clients.
+const ELSEWHERE: [&str; 8] = [
     "cargo test ",
+    "PUNA_DISCONNECTS=10000 cargo test ",
     "cargo run --release -p puna-format --example throughput Q4_0",
+    "taskset -c 0 cargo run ",
     ".ci/",
+    "lm_eval run ",
     "cd bench/peers && cargo run ",
     "cria/retrain ",
 ];
@@ -46,6 +49,7 @@ fn commands_in_help_run() {
     let verbs = [
         "run",
         "serve",
+        "batch",
         "score",
         "bench",
         "inspect",
@@ -59,6 +63,7 @@ fn commands_in_help_run() {
         "usage",
     ];
     let below = [
+        "bench serve",
         "adapter inspect",
         "adapter convert",
         "adapter merge",
@@ -91,7 +96,7 @@ fn commands_in_help_run() {
         verbs.lines().take_while(|line| line.starts_with("  ")).count()
     };
     assert_eq!(n_listed(&listed), verbs.len() + 1, "the verbs and help itself: {listed}");
-    for verb in ["adapter", "tune", "key"] {
+    for verb in ["bench", "adapter", "tune", "key"] {
         let n_below = below.iter().filter(|name| name.starts_with(verb)).count();
         assert_eq!(n_listed(&help(verb)), n_below + 1, "the same below {verb}");
     }
@@ -128,8 +133,17 @@ fn run_all(commands: &[(String, String)]) {
                 fs::remove_dir_all(out).unwrap();
             }
         }
+        // So do a batch and a plot with a new file.
+        for out in ["answers.jsonl", "llama.jsonl", "load.svg"] {
+            let out = dir.path().join(out);
+            if !line.contains("--resume") && out.exists() {
+                fs::remove_file(out).unwrap();
+            }
+        }
         if line.starts_with("puna serve") {
             line = while_serving(&line, ":");
+        } else if line.contains("--url http://127.0.0.1:8080") {
+            line = while_serving("puna serve", &line.replace("127.0.0.1:8080", "$address"));
         } else if line.starts_with("curl ") {
             if Command::new("curl").arg("--version").output().is_err() {
                 println!("SKIPPED, there is no curl: {command}");
@@ -149,7 +163,7 @@ fn while_serving(server: &str, line: &str) -> String {
     format!(
         "rm -f served; {server} --port 0 2> served & pid=$!; \
          for i in $(seq 600); do grep -q '^serving' served && break; sleep 0.1; done; \
-         cat served; address=$(sed -n 's|^serving .* on http://\\([^ ]*\\).*|\\1|p' served); [ -n \"$address\" ]; \
+         cat served; address=$(sed -n 's|^serving .* on https*://\\([^ ]*\\).*|\\1|p' served); [ -n \"$address\" ]; \
          {line}; kill $pid; wait $pid"
     )
 }
@@ -166,17 +180,24 @@ fn prepare(dir: &Path) {
     let person = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 20}, "born": {"type": "integer",
         "minimum": 1, "maximum": 2100}}, "required": ["name", "born"], "additionalProperties": false}"#;
     fs::write(dir.join("person.json"), person).unwrap();
-    fs::write(dir.join("date.lark"), "start: DAY \" \" MONTH\nDAY: /[1-9]|[12][0-9]/\nMONTH: \"May\" | \"June\"\n").unwrap();
+    fs::write(dir.join("date.lark"), "start: DAY \" \" MONTH\nDAY: /[1-9]|[12][0-9]/\nMONTH: \"May\" | \"June\"\n")
+        .unwrap();
     fs::write(dir.join("question.txt"), "Why?").unwrap();
     fs::write(dir.join("letter.txt"), "Dear reader,\n").unwrap();
     fs::write(dir.join("wiki.test.raw"), "All work and no play makes Jack a dull boy. ".repeat(100)).unwrap();
     fs::write(dir.join("tokenizer.model"), tiktoken()).unwrap();
+    for name in ["cert.pem", "key.pem"] {
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name), dir.join(name)).unwrap();
+    }
     fs::create_dir(dir.join("books")).unwrap();
     fs::write(dir.join("books/first.txt"), "It was a dark and stormy night. ".repeat(9)).unwrap();
     fs::write(dir.join("books/second.md"), "# The second\n\nIt was a bright day.\n").unwrap();
     fs::write(dir.join("chats.jsonl"), r#"{"messages": [{"role": "user", "content": "It was, was it?"}]}"#).unwrap();
     let chat = r#"{"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Why not."}]}"#;
     fs::write(dir.join("data.jsonl"), format!("{chat}\n")).unwrap();
+    let request = r#"{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions",
+        "body": {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 3}}"#;
+    fs::write(dir.join("requests.jsonl"), request.replace('\n', " ")).unwrap();
     let pair = r#"{"prompt": "1 + 2 =", "chosen": " 3", "rejected": " 12"}"#;
     fs::write(dir.join("pairs.jsonl"), format!("{pair}\n")).unwrap();
     fs::write(dir.join("tune.toml"), "rank = 4\n").unwrap();
@@ -198,6 +219,9 @@ fn prepare(dir: &Path) {
         assert!(output.status.success(), "{}", text(&output));
     }
     adapters(dir);
+    // For servers that want one to be there.
+    let output = sh(dir, "puna key new --name everyday");
+    assert!(output.status.success(), "{}", text(&output));
     fs::create_dir(dir.join("my-run")).unwrap();
     tuning_log(&dir.join("my-run").join(log::FILE_NAME));
 }

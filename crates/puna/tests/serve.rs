@@ -2,20 +2,28 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+mod model;
+
+use model::{Files, SHAPE, text};
 use puna_text::base64;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
 
 struct Server {
     child: Child,
     address: String,
+    /// Where it records usage.
+    _home: TempDir,
 }
 
 impl Server {
     fn start(options: &[&str]) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_puna"));
+        let home = tempfile::tempdir().unwrap();
+        command.env("PUNA_HOME", home.path());
         command.args(["serve", "--port", "0", "--threads", "2", "--context", "1024"]).args(options);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
@@ -24,7 +32,7 @@ impl Server {
         let address = rest.split_whitespace().next().unwrap().to_owned();
         // What it says later is taken too, so that it never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        Server { child, address }
+        Server { child, address, _home: home }
     }
 
     /// Status, head and body of a request.
@@ -197,8 +205,8 @@ fn what_has_no_vector_is_refused() {
         (json!({}), "input: expected a value"),
         (json!({"input": ""}), "input: expected texts with something in them"),
         (json!({"input": ["a", ""]}), "input: expected texts with something in them"),
-        (json!({"input": []}), "input[0]: the prompt is empty"),
-        (json!({"input": ["a", []]}), "input[1]: the prompt is empty"),
+        (json!({"input": []}), "input[0]: prompt: the prompt is empty"),
+        (json!({"input": ["a", []]}), "input[1]: prompt: the prompt is empty"),
         (json!({"input": {"a": 1}}), "input: expected a text"),
         (json!({"input": ["a", 1]}), "input: expected a text"),
         (json!({"input": [1, -1]}), "input: expected a text"),
@@ -266,6 +274,13 @@ fn answers_have_the_form_that_is_asked_for() {
         assert_eq!((status, &choice["finish_reason"]), (200, &json!("stop")), "{structured}: {answer}");
         assert!(right(choice["text"].as_str().unwrap()), "{structured}: {answer}");
     }
+    // The context is short, and the format writes schemas at length.
+    let schema = json!({"type": "object", "properties": {"n": {"enum": [2, 4]}}, "required": ["n"],
+        "additionalProperties": false});
+    let fits = |text: &str| {
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|_| panic!("{text}"));
+        assert!([2, 4].contains(&value["n"].as_u64().unwrap()), "{value}");
+    };
     let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": schema}});
     let tools = json!([tool("feed"), tool("groom")]);
     for (choice, names) in [
@@ -283,8 +298,7 @@ fn answers_have_the_form_that_is_asked_for() {
         let call = |id: &str| json!({"id": id, "type": "function", "function": calls[0]["function"]});
         let messages = json!([hello()[0], {"role": "assistant", "content": null, "tool_calls": [call("a"), call("b")]},
             {"role": "tool", "tool_call_id": "b", "content": "fed"}, {"role": "tool", "tool_call_id": "a", "content": "fed"}]);
-        let (status, answer) =
-            server.post("/v1/chat/completions", &json!({"messages": messages, "tools": tools, "max_tokens": 4}));
+        let (status, answer) = server.post("/v1/chat/completions", &json!({"messages": messages, "max_tokens": 4}));
         assert_eq!(status, 200, "{answer}");
     }
     let tool = json!({"name": "feed", "input_schema": schema});
@@ -364,8 +378,37 @@ fn strangers_are_refused() {
     assert_eq!(server.ask("GET", "/ready", &[], "").0, 200);
     let (_, _, metrics) = server.ask("GET", "/metrics", &[], "");
     assert!(metrics.contains("vllm:num_requests_running"), "{metrics}");
-    // Another address would need keys.
-    let output = Command::new(env!("CARGO_BIN_EXE_puna")).args(["serve", "--host", "0.0.0.0"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--host"));
+}
+
+/// A model's own template is a stranger's program: what it does wrong is told to whoever asks, and the server lives.
+#[test]
+fn malicious_templates_end_with_an_answer() {
+    let files = Files::new();
+    let model = files.model_of(&SHAPE.replace("512", "4096"), "derived", "BF16");
+    let loops = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
+    // They write what everyone's do, until somebody says the word.
+    for (payload, expected) in [
+        (loops, "fuel"),
+        ("{{ raise_exception('only poems, please') }}", "only poems, please"),
+        ("{% include '/etc/passwd' %}", "/etc/passwd"),
+        ("{{ messages.__class__.__mro__ }}", "undefined"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+    ] {
+        let template = format!(
+            "{{% for m in messages %}}{{{{ m.content }}}}{{% if m.content == 'now' %}}{payload}{{% endif %}}{{% endfor %}}"
+        );
+        let config = json!({ "chat_template": template }).to_string();
+        std::fs::write(model.join("tokenizer_config.json"), config).unwrap();
+        let server = Server::start(&[text(&model), "--chat-format", "model"]);
+        let ask = |path: &str, word: &str| {
+            let messages = json!([{"role": "user", "content": word}]);
+            server.post(path, &json!({"messages": messages, "max_tokens": 1, "stream": false}))
+        };
+        for path in ["/v1/chat/completions", "/v1/messages"] {
+            let (status, answer) = ask(path, "now");
+            assert!(status == 400 && answer.to_string().contains(expected), "{payload}: {status} {answer}");
+            let (status, answer) = ask(path, "Hello");
+            assert_eq!(status, 200, "{payload}: {answer}");
+        }
+    }
 }

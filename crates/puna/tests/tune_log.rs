@@ -230,7 +230,7 @@ fn a_run_that_goes_on_says_for_how_long() {
     records.push(end(39, Outcome::Stopped));
     let run = shown(&files, "stopped", &records, &[]).succeeded();
     assert!(run.stdout.contains(" · stopped\n") && run.stdout.contains("1 min 15 s in all\n"), "{run}");
-    records.push(Record::Resume(Resume { time: 1_795_850_000.0, step: 39 }));
+    records.push(Record::Resume(Resume { time: 1_795_850_000.0, step: 39, steps: None }));
     let run = shown(&files, "resumed", &records, &[]).succeeded();
     assert!(run.stdout.contains(" · running\n") && run.stdout.contains(" · resumed after step 39 ·"), "{run}");
     // Before the first step, and after one.

@@ -1,9 +1,11 @@
 //! From a prompt to the pieces of its answer: the one way from every API to the engine.
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::meter::Meter;
 use axum::http::StatusCode;
-use puna_engine::{Constraint, Event, Finish, Limits, PromptScores, Request, Sampling, Scored};
+use puna_engine::{Constraint, Event, Finish, Limits, PromptScores, Request, Sampling, Scope, Scored};
 use puna_session::{AnswerText, Ticket, random_seed};
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,7 +35,7 @@ pub struct Ask {
     pub top: usize,
     /// Whether the prompt is scored.
     pub prompt_scores: Option<PromptScores>,
-    /// Whether the mean of the prompt's hidden states is wanted, and no answer; [`pool`] sets it.
+    /// Whether the mean of the prompt's hidden states is wanted, and no answer; [`Pooling`] sets it.
     pub pool: bool,
 }
 
@@ -95,12 +97,22 @@ impl Reason {
 /// Answers that are being made: `(which ask, piece)`. Dropped, it ends them all.
 pub type Pieces = mpsc::Receiver<(usize, Result<Piece, ApiError>)>;
 
-/// Begins to answer several prompts.
+/// Begins to answer several prompts, all for one caller, with one adapter or none. They are taken one by one, so that no more
+/// of them are ever made than are let in.
 ///
 /// # Errors
 /// When one of them can't be answered, or not now; then none is.
-pub fn start(app: &Arc<App>, asks: Vec<Ask>) -> Result<Pieces, ApiError> {
-    let answers = asks.into_iter().map(|ask| Answering::submit(app, ask)).collect::<Result<Vec<_>, _>>()?;
+pub fn start(app: &Arc<App>, caller: Caller, asks: impl IntoIterator<Item = Ask>) -> Result<Pieces, ApiError> {
+    let mut asks = asks.into_iter().enumerate().peekable();
+    let scope = app.access.scope(&caller);
+    let meter = Meter::new(app, caller, asks.peek().and_then(|(_, ask)| ask.adapter));
+    let submit = |(idx, ask): (usize, Ask)| {
+        meter.admit(&ask.prompt, ask.max_tokens)?;
+        Answering::submit(app, &meter, scope, idx, ask)
+    };
+    let answers = asks.map(submit).collect::<Result<Vec<_>, _>>();
+    let answers = answers.inspect_err(|error| meter.refuse(error))?;
+    meter.complete();
     let (send, receive) = mpsc::channel(BUFFER);
     for (idx, answering) in answers.into_iter().enumerate() {
         let (app, send) = (app.clone(), send.clone());
@@ -109,24 +121,67 @@ pub fn start(app: &Arc<App>, asks: Vec<Ask>) -> Result<Pieces, ApiError> {
     Ok(receive)
 }
 
-/// Begins to compute the mean of the final hidden states of a prompt's tokens. The future gives it; dropped, it ends that.
-///
-/// # Errors
-/// When the prompt can't be computed, or not now.
-pub fn pool(app: &App, ask: Ask) -> Result<impl Future<Output = Result<Vec<f32>, ApiError>>, ApiError> {
-    let mut answering = Answering::submit(app, Ask { max_tokens: Some(0), pool: true, ..ask })?;
-    Ok(async move {
-        let mean = loop {
-            match answering.events.recv().await {
-                Some(Event::Pooled(mean)) => break Ok(mean),
-                Some(Event::Failed(error)) => break Err(error.into()),
-                Some(_) => {}
-                None => break Err(broken_off()),
-            }
-        };
-        app.metrics.whole.observe(answering.start.elapsed().as_secs_f64());
-        mean
-    })
+/// Means of hidden states that are computed for one caller, with one adapter or none.
+pub struct Pooling<'a> {
+    app: &'a App,
+    meter: Arc<Meter>,
+    scope: Scope,
+    adapter: Option<u32>,
+}
+
+impl<'a> Pooling<'a> {
+    /// Lets in some prompts, no two of them equal; none of them is computed yet.
+    ///
+    /// # Errors
+    /// When the caller may not ask this, or not now.
+    pub fn new(
+        app: &'a App,
+        caller: Caller,
+        prompts: &[Vec<u32>],
+        adapter: Option<u32>,
+    ) -> Result<Pooling<'a>, ApiError> {
+        let scope = app.access.scope(&caller);
+        let meter = Meter::new(app, caller, adapter);
+        let admitted = prompts.iter().try_for_each(|prompt| meter.admit(prompt, Some(0)));
+        admitted.inspect_err(|error| meter.refuse(error))?;
+        meter.complete();
+        Ok(Pooling { app, meter, scope, adapter })
+    }
+
+    /// Begins to compute the mean of the hidden states of the prompt that was let in under this number. The future gives it;
+    /// dropped, it ends that.
+    ///
+    /// # Errors
+    /// When the prompt can't be computed, or not now.
+    pub fn begin(
+        &self,
+        idx: usize,
+        prompt: Vec<u32>,
+    ) -> Result<impl Future<Output = Result<Vec<f32>, ApiError>> + use<'a>, ApiError> {
+        let app = self.app;
+        let ask = Ask { max_tokens: Some(0), pool: true, ..Ask::new(prompt, Sampling::default(), self.adapter) };
+        let mut answering = Answering::submit(app, &self.meter, self.scope, idx, ask)?;
+        Ok(async move {
+            let mut mean = Vec::new();
+            let result = loop {
+                match answering.events.recv().await {
+                    Some(Event::Pooled(pooled)) => mean = pooled,
+                    Some(Event::Finished(_)) => break Ok(mean),
+                    Some(Event::Failed(error)) => break Err(error.into()),
+                    Some(_) => {}
+                    None => break Err(broken_off()),
+                }
+            };
+            app.metrics.whole.observe(answering.start.elapsed().as_secs_f64());
+            result
+        })
+    }
+
+    /// Ends them all, because one of them could not be computed.
+    pub fn refuse(self, error: ApiError) -> ApiError {
+        self.meter.refuse(&error);
+        error
+    }
 }
 
 /// The engine's side was dropped: the engine died, or this reader was too slow for it.
@@ -142,13 +197,14 @@ fn broken_off() -> ApiError {
 struct Answering {
     events: mpsc::Receiver<Event>,
     _ticket: Ticket,
+    meter: Arc<Meter>,
     stop: Vec<String>,
     stop_tokens: Vec<u32>,
     start: Instant,
 }
 
 impl Answering {
-    fn submit(app: &App, ask: Ask) -> Result<Answering, ApiError> {
+    fn submit(app: &App, meter: &Arc<Meter>, scope: Scope, idx: usize, ask: Ask) -> Result<Answering, ApiError> {
         if ask.ignore_end && ask.constraint.is_some() {
             return Err(ApiError::field("ignore_eos", "expected false: the grammar says where the answer ends"));
         }
@@ -165,6 +221,7 @@ impl Answering {
         let limits = Limits { max_tokens: ask.max_tokens.unwrap_or(usize::MAX), stop_tokens: stop_tokens.clone() };
         let request = Request {
             seed: random_seed(),
+            scope,
             constraint: ask.constraint,
             adapter: ask.adapter,
             top: ask.top,
@@ -172,14 +229,20 @@ impl Answering {
             pool: ask.pool,
             ..Request::new(ask.prompt, ask.sampling, limits)
         };
-        let ticket = app.model.service.submit(request, Box::new(move |event| send.try_send(event).is_ok()))?;
-        Ok(Answering { events, _ticket: ticket, stop, stop_tokens, start: Instant::now() })
+        let counted = meter.clone();
+        let sink = move |event| {
+            counted.note(idx, &event);
+            send.try_send(event).is_ok()
+        };
+        let ticket = app.model.service.submit(request, Box::new(sink))?;
+        Ok(Answering { events, _ticket: ticket, meter: meter.clone(), stop, stop_tokens, start: Instant::now() })
     }
 
     /// Makes pieces of the events until the end, or until nobody listens.
     async fn forward(mut self, app: &App, idx: usize, send: &mpsc::Sender<(usize, Result<Piece, ApiError>)>) {
         let mut text = AnswerText::new(&app.model.tokenizer, &self.stop, self.stop_tokens.clone(), false);
         let mut last = None;
+        let mut n_tokens = 0;
         loop {
             let event = tokio::select! {
                 event = self.events.recv() => event,
@@ -196,7 +259,9 @@ impl Answering {
                         Some(before) => app.metrics.next_token.observe((now - before).as_secs_f64()),
                     }
                     let (piece, stopped) = text.push(scored.token.id);
+                    n_tokens += 1;
                     if stopped {
+                        self.meter.stop(idx, n_tokens);
                         let reason = Reason::StopText(text.stop_string().unwrap_or_default().to_owned());
                         let token = send.send((idx, Ok(Piece::Token(piece, scored)))).await;
                         if token.is_ok() {

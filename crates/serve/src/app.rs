@@ -1,5 +1,6 @@
 //! What the routes answer with: one model, its service, and how it is talked to.
 
+use crate::access::Access;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::metrics::Metrics;
@@ -69,6 +70,8 @@ impl About {
 pub struct App {
     /// The model.
     pub model: Model,
+    /// Who may ask.
+    pub access: Arc<Access>,
     /// What is measured.
     pub metrics: Metrics,
     /// When the server started.
@@ -85,16 +88,23 @@ pub struct App {
 const COMPILING: usize = 2;
 
 impl App {
-    /// Begins to serve a model.
+    /// Begins to serve a model, to everybody.
     pub fn new(model: Model) -> App {
         App {
             model,
+            access: Arc::new(Access::open()),
             metrics: Metrics::default(),
             started: Time::now(),
             compiling: Arc::new(Semaphore::new(COMPILING)),
             grammars: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// Serves it to those who have access.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> App {
+        App { access: Arc::new(access), ..self }
     }
 
     /// What makes constraints of grammars. The first call may take a second.

@@ -4,11 +4,15 @@ use crate::answer::{Ask, Piece, Pieces, Reason};
 use crate::app::{App, new_id};
 use crate::constraint::compile;
 use crate::error::ApiError;
-use axum::http::StatusCode;
+use crate::raw::aside;
 use puna_engine::{Constraint, Scored};
 use puna_session::{Grammar, ToolCalls, ToolChoice};
 use puna_text::chat::{Content, Conversation, Message, Role, ToolCall, parse_tool_calls};
 use std::sync::Arc;
+
+/// Bytes of all tools' JSON at most. Formats write it with every value on a line of its own, indented as deep as it lies: a
+/// hundred times as long.
+const MAX_TOOL_BYTES: usize = 256 << 10;
 
 /// A conversation, and how it is to be gone on with.
 pub struct Turn {
@@ -86,9 +90,14 @@ impl Turn {
         let mut conversation = self.conversation;
         conversation.add_generation_prompt &= !continues;
         conversation.messages = one_call_each(conversation.messages);
+        let n_bytes: usize = conversation.tools.iter().map(|tool| tool.to_string().len()).sum();
+        if n_bytes > MAX_TOOL_BYTES {
+            let message = format!("expected at most {MAX_TOOL_BYTES} bytes of JSON, found {n_bytes}");
+            return Err(ApiError::field("tools", message));
+        }
         let app = app.clone();
         // A long prompt takes some milliseconds, and a template of the model's own another process.
-        let written = tokio::task::spawn_blocking(move || {
+        aside(move || {
             let model = &app.model;
             let prompt = model.format.write(&conversation).map_err(|error| ApiError::field("messages", error))?;
             let mut ids = prompt.encode(&model.tokenizer).map_err(|error| ApiError::field("messages", error))?;
@@ -99,10 +108,8 @@ impl Turn {
                 }
             }
             Ok(ids)
-        });
-        written.await.unwrap_or_else(|_| {
-            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the conversation could not be written"))
         })
+        .await?
     }
 }
 
@@ -246,13 +253,12 @@ pub async fn collect(app: &App, mut pieces: Pieces, n: usize, tools: bool) -> Re
 }
 
 /// Asks the same prompt `n` times; the seeds of the others follow from the first.
-pub fn repeat(ask: Ask, n: usize) -> Vec<Ask> {
-    let with_seed = |idx: usize| {
+pub fn repeat(ask: Ask, n: usize) -> impl Iterator<Item = Ask> {
+    (0..n).map(move |idx| {
         let mut ask = ask.clone();
         ask.sampling.seed = ask.sampling.seed.map(|seed| seed.wrapping_add(idx as u64));
         ask
-    };
-    (0..n).map(with_seed).collect()
+    })
 }
 
 #[cfg(test)]

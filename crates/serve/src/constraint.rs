@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::{Field, Fields};
+use crate::raw::aside;
 use axum::http::StatusCode;
 use puna_engine::Constraint;
 use puna_session::{Grammar, GrammarError};
@@ -63,16 +64,15 @@ pub fn take(fields: &mut Fields) -> Result<Option<Grammar>, ApiError> {
 /// The grammar is wrong, too large, or can't be enforced.
 pub async fn compile(app: &Arc<App>, grammar: Option<Grammar>) -> Result<Option<Box<dyn Constraint>>, ApiError> {
     let Some(grammar) = grammar else { return Ok(None) };
-    let dead = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the grammar could not be compiled");
     // Some hundred milliseconds of a core at worst; strangers may have a few of them at once, and not all cores.
-    let turn = app.compiling.clone().acquire_owned().await.map_err(|error| dead(error.to_string()))?;
+    let turn = app.compiling.clone().acquire_owned().await.expect("nobody closes it");
     let app = app.clone();
-    let compiled = tokio::task::spawn_blocking(move || {
+    aside(move || {
         let _turn = turn;
         let constraint = app.grammars()?.compile(&grammar)?;
         Ok(Some(Box::new(constraint) as Box<dyn Constraint>))
-    });
-    compiled.await.map_err(|error| dead(error.to_string()))?
+    })
+    .await?
 }
 
 impl From<GrammarError> for ApiError {

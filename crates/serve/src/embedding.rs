@@ -3,7 +3,8 @@
 //! A Llama was made to go on with texts and not to compare them, so these vectors are no match for those of a model that
 //! was; but they are what it knows of a text, and its adapters can be trained to make more of it.
 
-use crate::answer::{self, Ask};
+use crate::access::Caller;
+use crate::answer::Pooling;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::{Field, Fields};
@@ -37,7 +38,7 @@ const AT_ONCE: usize = 32;
 ///
 /// # Errors
 /// When it is no text, an empty one or one that does not fit the context, or when vectors of another width are wanted.
-pub fn take(app: &App, fields: &mut Fields) -> Result<Vec<Vec<u32>>, ApiError> {
+pub async fn take(app: &App, fields: &mut Fields) -> Result<Vec<Vec<u32>>, ApiError> {
     let dim = app.model.service.dim() as u64;
     if let Some(found) = fields.take::<u64>(DIMENSIONS.name)?.filter(|found| *found != dim) {
         let message = format!("expected {dim}, the width of this model's vectors, found {found}");
@@ -48,39 +49,54 @@ pub fn take(app: &App, fields: &mut Fields) -> Result<Vec<Vec<u32>>, ApiError> {
     if is_empty(&input) || input.as_array().is_some_and(|list| list.iter().any(is_empty)) {
         return Err(ApiError::field(INPUT.name, "expected texts with something in them, found an empty one"));
     }
-    let tokenizer = &app.model.tokenizer;
-    let prompts = raw::prompts(INPUT.name, input, |text| raw::begun(tokenizer, tokenizer.encode(text)))?;
+    let tokenizer = app.model.tokenizer.clone();
+    let encode = move |text: &str| raw::begun(&tokenizer, tokenizer.encode(text));
+    let prompts = raw::aside(move || raw::prompts(INPUT.name, input, encode)).await??;
     for (idx, prompt) in prompts.iter().enumerate() {
         let limits = Limits { max_tokens: 0, stop_tokens: Vec::new() };
         let request = Request { pool: true, ..Request::new(prompt.clone(), Sampling::default(), limits) };
-        app.model.service.check(&request).map_err(|error| ApiError::from(error).about(&format!("input[{idx}]")))?;
+        app.model.service.check(&request).map_err(|error| ApiError::from(error).at(INPUT.name, idx))?;
     }
     Ok(prompts)
 }
 
-/// The vectors of some prompts, in their order.
+/// Vectors of some prompts.
+pub struct Embedded {
+    /// In the order of the prompts, `[dim]` each.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens that were computed for them.
+    pub n_tokens: usize,
+}
+
+/// Makes vectors of some prompts. Those that are equal are computed once, and count once.
 ///
 /// # Errors
-/// When one of them can't be computed, or there is no room now for even one.
-pub async fn embed(app: &App, prompts: Vec<Vec<u32>>, adapter: Option<u32>) -> Result<Vec<Vec<f32>>, ApiError> {
-    let mut vectors = Vec::with_capacity(prompts.len());
-    let mut running = FuturesOrdered::new();
-    let mut rest = prompts.into_iter().peekable();
-    loop {
-        while let Some(prompt) = rest.peek().filter(|_| running.len() < AT_ONCE) {
-            match answer::pool(app, Ask::new(prompt.clone(), Sampling::default(), adapter)) {
-                Ok(pooling) => running.push_back(pooling),
+/// When one of them can't be computed, the caller may not have them, or there is no room now for even one.
+pub async fn embed(
+    app: &App,
+    caller: Caller,
+    prompts: &[Vec<u32>],
+    adapter: Option<u32>,
+) -> Result<Embedded, ApiError> {
+    let mut distinct = prompts.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let pooling = Pooling::new(app, caller, &distinct, adapter)?;
+    let (mut vectors, mut running, mut next) = (Vec::new(), FuturesOrdered::new(), 0);
+    while vectors.len() < distinct.len() {
+        while next < distinct.len() && running.len() < AT_ONCE {
+            match pooling.begin(next, distinct[next].clone()) {
+                Ok(mean) => running.push_back(mean),
                 // As soon as one of these is done there is room.
                 Err(error) if error.status() == StatusCode::TOO_MANY_REQUESTS && !running.is_empty() => break,
-                Err(error) => return Err(error),
+                Err(error) => return Err(pooling.refuse(error)),
             }
-            rest.next();
+            next += 1;
         }
-        match running.next().await {
-            Some(mean) => vectors.push(unit(mean?)),
-            None => return Ok(vectors),
-        }
+        vectors.push(unit(running.next().await.expect("somebody is running")?));
     }
+    let vector = |prompt| vectors[distinct.binary_search(prompt).expect("it is one of them")].clone();
+    Ok(Embedded { vectors: prompts.iter().map(vector).collect(), n_tokens: distinct.iter().map(Vec::len).sum() })
 }
 
 /// The vector of length 1 in the same direction; that of length 0 has none, and stays.

@@ -30,10 +30,10 @@ impl ApiError {
         ApiError { param: Some(name.to_owned()), ..ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", message) }
     }
 
-    /// Says which field of the request it is about.
+    /// Says that it is about one of the values that a field has.
     #[must_use]
-    pub fn about(self, name: &str) -> ApiError {
-        ApiError { message: format!("{name}: {}", self.message), param: Some(name.to_owned()), ..self }
+    pub fn at(self, name: &str, idx: usize) -> ApiError {
+        ApiError { message: format!("{name}[{idx}]: {}", self.message), param: Some(name.to_owned()), ..self }
     }
 
     /// Says when it is worth trying again.
@@ -81,11 +81,25 @@ impl ApiError {
         json!({"error": self.message})
     }
 
+    /// A response in the shape of the API that has this path.
+    pub fn response_of(&self, path: &str) -> Response {
+        if path.starts_with("/v1/messages") {
+            self.with_body(&self.anthropic())
+        } else if path.starts_with("/api/") {
+            self.with_body(&self.ollama())
+        } else {
+            self.with_body(&self.openai())
+        }
+    }
+
     /// A response with this body.
     pub fn with_body(&self, body: &Value) -> Response {
         let mut response = (self.status, axum::Json(body)).into_response();
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -103,6 +117,7 @@ impl From<puna_engine::Error> for ApiError {
         let message = error.to_string();
         match error {
             Error::Parameter { name, expected, found } => {
+                let name = if name == "typical" { "typical_p" } else { name };
                 ApiError::field(name, format!("expected {expected}, found {found}"))
             }
             Error::TooLong { found, context } => ApiError::new(
@@ -111,7 +126,7 @@ impl From<puna_engine::Error> for ApiError {
                 format!("the prompt has {found} tokens: expected at most {context}, the context of this server"),
             ),
             Error::Constraint(_) => ApiError::new(StatusCode::BAD_REQUEST, "invalid_grammar", message),
-            Error::Empty => ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", message),
+            Error::Empty => ApiError::field("prompt", message),
             Error::Model(puna_llama::Error::Token { .. }) => ApiError::field("prompt", message),
             Error::NotFinite { .. } => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_nan", message),
             Error::Model(_) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message),

@@ -70,8 +70,9 @@ pub const STREAM: Field = Field {
     example: "false",
 };
 
-/// Texts before which an answer may end, at most.
+/// Texts before which an answer may end, at most, and bytes of each.
 pub const MAX_STOPS: usize = 64;
+const MAX_STOP_BYTES: usize = 1024;
 
 /// How deep a request's JSON may be nested.
 const MAX_DEPTH: usize = 64;
@@ -138,6 +139,15 @@ impl Fields {
         }
     }
 
+    /// Tools in OpenAI's shape.
+    ///
+    /// # Errors
+    /// When they are no list of objects.
+    pub fn tools(&mut self) -> Result<Vec<Value>, ApiError> {
+        let tools: Vec<Map<String, Value>> = self.take("tools")?.unwrap_or_default();
+        Ok(tools.into_iter().map(Value::Object).collect())
+    }
+
     /// Texts before which the answer ends.
     ///
     /// # Errors
@@ -150,7 +160,7 @@ impl Fields {
 /// A text, or several, before which an answer ends.
 ///
 /// # Errors
-/// When it is neither, or more than [`MAX_STOPS`].
+/// When it is neither, more than [`MAX_STOPS`], or one is too long.
 pub fn stop_texts(name: &str, value: Value) -> Result<Vec<String>, ApiError> {
     let texts: Vec<String> = match value {
         Value::String(text) => vec![text],
@@ -159,6 +169,13 @@ pub fn stop_texts(name: &str, value: Value) -> Result<Vec<String>, ApiError> {
     };
     if texts.len() > MAX_STOPS {
         return Err(ApiError::field(name, format!("expected at most {MAX_STOPS} texts, found {}", texts.len())));
+    }
+    // Every token of an answer is compared with all of them.
+    if let Some(text) = texts.iter().find(|text| text.len() > MAX_STOP_BYTES) {
+        return Err(ApiError::field(
+            name,
+            format!("expected texts of at most {MAX_STOP_BYTES} bytes, found {}", text.len()),
+        ));
     }
     Ok(texts)
 }

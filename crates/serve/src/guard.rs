@@ -49,8 +49,10 @@ impl Guard {
     /// somebody else has point here is none of these.
     fn host(&self, headers: &HeaderMap) -> Result<String, ApiError> {
         let forbidden = |message: String| ApiError::new(StatusCode::FORBIDDEN, "host_not_allowed", message);
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let host = host.ok_or_else(|| forbidden("Host: expected the name of this server, found none".into()))?;
+        let mut hosts = headers.get_all(header::HOST).iter();
+        // Of two, who looks at the other one would see another server.
+        let host = hosts.next().filter(|_| hosts.next().is_none()).and_then(|host| host.to_str().ok());
+        let host = host.ok_or_else(|| forbidden("Host: expected the name of this server, once".into()))?;
         let name = without_port(host);
         let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
         if address
@@ -121,19 +123,37 @@ fn without_port(host: &str) -> &str {
 
 /// Lets a request through, or answers it.
 pub async fn check(State((app, guard)): State<(Arc<App>, Arc<Guard>)>, request: Request, next: Next) -> Response {
+    // A length beside chunks is passed over, and somebody in between may have gone by it: to him, what follows the last chunk
+    // is the body, and here it would be another request.
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let endpoint = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    let response = pass(&app, &guard, request, next).await.unwrap_or_else(IntoResponse::into_response);
+    let path = request.uri().path().to_owned();
+    let passed = pass(&app, &guard, &endpoint, request, next).await;
+    let mut response = passed.unwrap_or_else(|error| error.response_of(&path));
+    if chunked {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     app.metrics.count(&endpoint, response.status().as_u16());
     response
 }
 
-async fn pass(app: &App, guard: &Guard, request: Request, next: Next) -> Result<Response, ApiError> {
+async fn pass(
+    app: &App,
+    guard: &Guard,
+    endpoint: &str,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     let host = guard.host(request.headers())?;
     let origin = guard.origin(request.headers(), &host)?.cloned();
     if request.method() == Method::OPTIONS
         && let Some(origin) = &origin
     {
         return Ok(preflight(origin));
+    }
+    // Whoever may not ask is told before anything of the body is taken.
+    if let Some(verified) = app.access.verify(request.headers(), endpoint)? {
+        request.extensions_mut().insert(verified);
     }
     if request.method() == Method::POST && app.drains() {
         let message = "the server is shutting down";

@@ -64,6 +64,8 @@ pub fn render(app: &App) -> String {
     count("vllm:prefix_cache_queries", "Prompt tokens", status.cached_tokens + status.prompt_tokens);
     count("puna:forward_passes", "Forward passes", status.passes);
     count("puna:damaged_logits", "Requests that failed because logits were not finite", status.damaged);
+    let faults = app.access.faults();
+    count("puna:lost_usage_records", "Requests whose usage could not be written", faults.lost_records);
     let metrics = &app.metrics;
     let histograms = [
         ("vllm:time_to_first_token_seconds", "From a request to its first token", &metrics.first_token),

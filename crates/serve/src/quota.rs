@@ -164,21 +164,40 @@ impl Quota {
     /// # Errors
     /// When a limit leaves no room.
     pub fn admit(&mut self, now: Duration, tokens: u64) -> Result<Admission, Refusal> {
-        let asked = |limit| if limit == Limit::RequestsPerMinute { 1 } else { tokens };
+        self.reserve(now, 1, 0, tokens)?;
+        Ok(Admission { tokens })
+    }
+
+    /// Reserves more tokens for a request that was admitted, or takes nothing.
+    ///
+    /// # Errors
+    /// When a limit leaves no room.
+    pub fn extend(&mut self, now: Duration, admission: &mut Admission, tokens: u64) -> Result<(), Refusal> {
+        self.reserve(now, 0, admission.tokens, tokens)?;
+        admission.tokens = admission.tokens.saturating_add(tokens);
+        Ok(())
+    }
+
+    /// Takes requests and tokens for a request that has some tokens already.
+    fn reserve(&mut self, now: Duration, requests: u64, had: u64, tokens: u64) -> Result<(), Refusal> {
+        let asked = |limit| if limit == Limit::RequestsPerMinute { (0, requests) } else { (had, tokens) };
         self.refill(now);
         let refusals = self.0.iter().filter_map(|(limit, bucket)| {
-            let asked = asked(*limit);
-            let retry_after = bucket.wait(asked);
-            let refusal = Refusal { limit: *limit, allowed: bucket.limit, used: bucket.used(), asked, retry_after };
+            let (had, more) = asked(*limit);
+            let (allowed, used) = (bucket.limit, bucket.used());
+            let whole = had.saturating_add(more);
+            // What is more than the limit in all will not be allowed however long one waits between its parts.
+            let (asked, retry_after) = if whole > allowed { (whole, None) } else { (more, bucket.wait(more)) };
+            let refusal = Refusal { limit: *limit, allowed, used, asked, retry_after };
             (retry_after != Some(0)).then_some(refusal)
         });
         if let Some(refusal) = refusals.max_by_key(|refusal| refusal.retry_after.unwrap_or(u64::MAX)) {
             return Err(refusal);
         }
         for (limit, bucket) in &mut self.0 {
-            bucket.take(asked(*limit));
+            bucket.take(asked(*limit).1);
         }
-        Ok(Admission { tokens })
+        Ok(())
     }
 
     /// Gives back what a request did not take of its tokens. What it took beyond them is taken from those to come.
@@ -221,6 +240,21 @@ impl Quotas {
     /// When a limit leaves no room.
     pub fn admit(&self, key: &KeyId, limits: Limits, now: Duration, tokens: u64) -> Result<Admission, Refusal> {
         self.with(key, limits, |quota| quota.admit(DAY.saturating_add(now), tokens))
+    }
+
+    /// Reserves more for a request of a key, see [`Quota::extend`].
+    ///
+    /// # Errors
+    /// When a limit leaves no room.
+    pub fn extend(
+        &self,
+        key: &KeyId,
+        limits: Limits,
+        now: Duration,
+        admission: &mut Admission,
+        tokens: u64,
+    ) -> Result<(), Refusal> {
+        self.with(key, limits, |quota| quota.extend(DAY.saturating_add(now), admission, tokens))
     }
 
     /// Settles a request of a key, see [`Quota::settle`].
@@ -283,6 +317,19 @@ mod tests {
             assert!(quota.admit(seconds(0), 101).is_err());
         }
         let _ = quota.admit(seconds(0), 100).unwrap();
+    }
+
+    #[test]
+    fn a_request_in_parts_is_one_request() {
+        let mut quota = Quota::new(limits(1, 100, 100));
+        let mut admission = quota.admit(seconds(0), 50).unwrap();
+        quota.extend(seconds(0), &mut admission, 30).unwrap();
+        // 80 and 30 are never allowed together, however long one waits.
+        let refusal = quota.extend(seconds(0), &mut admission, 30).unwrap_err();
+        assert_eq!((refusal.asked, refusal.retry_after), (110, None));
+        quota.settle(seconds(0), admission, 10);
+        assert_eq!(quota.admit(seconds(0), 10).unwrap_err().limit, Limit::RequestsPerMinute);
+        let _ = quota.admit(seconds(60), 100).unwrap();
     }
 
     #[test]

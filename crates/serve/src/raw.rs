@@ -1,6 +1,7 @@
 //! Prompts without a chat format, as clients write them: texts in which special tokens may be spelled, or token ids.
 
 use crate::error::ApiError;
+use axum::http::StatusCode;
 use puna_text::Tokenizer;
 use serde_json::Value;
 
@@ -10,16 +11,16 @@ const MAX_PROMPTS: usize = 2048;
 /// The tokens of a text in which special tokens are meant where their names stand. For prompts that their writer wrote
 /// whole; what users say goes through the chat format, where a name is only text.
 pub fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    let (mut ids, mut start) = (Vec::new(), 0);
+    let (mut ids, mut start, mut specials) = (Vec::new(), 0, Vec::new());
     for (at, _) in text.match_indices('<') {
-        let rest = &text[at..];
         if at < start {
             continue;
         }
-        // The longest, so that no name hides one that goes on.
-        let special =
-            tokenizer.specials().filter(|(name, _)| rest.starts_with(name)).max_by_key(|(name, _)| name.len());
-        if let Some((name, id)) = special {
+        if specials.is_empty() {
+            specials.extend(tokenizer.specials());
+            specials.sort_unstable();
+        }
+        if let Some((name, id)) = longest(&specials, &text[at..]) {
             ids.extend(tokenizer.encode(&text[start..at]));
             ids.push(id);
             start = at + name.len();
@@ -27,6 +28,32 @@ pub fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
     }
     ids.extend(tokenizer.encode(&text[start..]));
     ids
+}
+
+/// The longest of some sorted names with which a text begins, so that no name hides one that goes on. A text may be nothing
+/// but beginnings of names: each is looked up, and not compared with all.
+fn longest<'a>(names: &[(&'a str, u32)], text: &str) -> Option<(&'a str, u32)> {
+    let mut text = text.as_bytes();
+    loop {
+        let n_up_to = names.partition_point(|(name, _)| name.as_bytes() <= text);
+        let (name, id) = names[n_up_to.checked_sub(1)?];
+        let n_common = name.bytes().zip(text).take_while(|(one, other)| one == *other).count();
+        if n_common == name.len() {
+            return Some((name, id));
+        }
+        // A name that is shorter has to agree with this one.
+        text = &text[..n_common];
+    }
+}
+
+/// Does what takes as long as a request's text is where nobody else's answer waits for it.
+///
+/// # Errors
+/// When it panics, which is a fault of the program.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request could not be made ready")
+    })
 }
 
 /// A text's tokens behind the vocabulary's first one, if there is one and they do not begin with it already.
@@ -60,4 +87,21 @@ pub fn prompts(name: &str, value: Value, encode: impl Fn(&str) -> Vec<u32>) -> R
         _ => None,
     };
     list.iter().map(one).collect::<Option<_>>().ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::longest;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_longest_name_is_found(
+            names in prop::collection::btree_set("[ab<é]{1,5}", 0..20), text in "[ab<é]{0,7}"
+        ) {
+            let sorted: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 0)).collect();
+            let expected = sorted.iter().filter(|(name, _)| text.starts_with(name)).max_by_key(|(name, _)| name.len());
+            prop_assert_eq!(longest(&sorted, &text), expected.copied());
+        }
+    }
 }

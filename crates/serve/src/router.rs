@@ -8,6 +8,7 @@ use crate::routes::{
     tokens,
 };
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
@@ -41,6 +42,8 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes another method")
         })
+        // The guard has taken the body by then, and has a limit of its own.
+        .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state((app.clone(), guard), guard::check))
         .with_state(app)
 }

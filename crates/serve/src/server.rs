@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::connection::Patient;
 use crate::guard::Guard;
 use crate::router::router;
+use crate::tls::Tls;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -19,7 +20,7 @@ use tokio::sync::Semaphore;
 pub struct Limits {
     /// Connections at once; further ones wait to be accepted.
     pub connections: usize,
-    /// How long the head of a request may take.
+    /// How long the head of a request may take, and before that the beginning of TLS.
     pub head_time: Duration,
     /// How long a reader may take nothing.
     pub write_time: Duration,
@@ -38,6 +39,25 @@ impl Default for Limits {
     }
 }
 
+/// Where connections come in, and whether they are encrypted.
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Listener {
+    /// Takes encrypted connections only.
+    pub fn encrypted(tcp: TcpListener, tls: Arc<Tls>) -> Listener {
+        Listener { tcp, tls: Some(tls) }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Listener {
+        Listener { tcp, tls: None }
+    }
+}
+
 /// Header fields of a request at most, and bytes of its head.
 const MAX_HEADERS: usize = 100;
 const MAX_HEAD: usize = 64 << 10;
@@ -47,12 +67,13 @@ const MAX_HEAD: usize = 64 << 10;
 /// # Errors
 /// When the listener fails for good.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     app: Arc<App>,
     guard: Guard,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    let Listener { tcp, tls } = listener.into();
     let router = router(app.clone(), Arc::new(guard));
     let permits = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
@@ -74,7 +95,7 @@ pub async fn serve(
     loop {
         let next = async {
             let permit = permits.clone().acquire_owned().await.expect("nobody closes the semaphore");
-            (permit, listener.accept().await)
+            (permit, tcp.accept().await)
         };
         // The end is heard while all permits are out, too.
         let (permit, accepted) = tokio::select! {
@@ -91,12 +112,18 @@ pub async fn serve(
         };
         // A token is sent when it is there, not when there are more.
         let _ = stream.set_nodelay(true);
-        let stream = TokioIo::new(Patient::new(stream, limits.write_time));
-        let connection = http.serve_connection(stream, TowerToHyperService::new(router.clone()));
-        let connection = graceful.watch(connection);
+        let stream = Patient::new(stream, limits.write_time);
+        let service = TowerToHyperService::new(router.clone());
+        let (http, watcher, tls) = (http.clone(), graceful.watcher(), tls.clone());
         tokio::spawn(async move {
             // A connection that breaks is its client's affair.
-            let _ = connection.await;
+            let _ = match tls {
+                None => watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await,
+                Some(tls) => match tokio::time::timeout(limits.head_time, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await,
+                    _ => Ok(()),
+                },
+            };
             drop(permit);
         });
     }

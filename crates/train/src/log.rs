@@ -80,6 +80,9 @@ pub struct Resume {
     pub time: f64,
     /// The last step that had been taken.
     pub step: u64,
+    /// Steps of the whole run from here on; as before in logs that do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
 }
 
 /// What a step was like.
@@ -438,7 +441,11 @@ mod tests {
                     accuracy,
                 })
             }),
-            finite().prop_map(move |time| Record::Resume(Resume { time, step: at })),
+            (finite(), proptest::option::of(any::<u64>())).prop_map(move |(time, steps)| Record::Resume(Resume {
+                time,
+                step: at,
+                steps
+            })),
             (figures(), any::<u64>(), any::<bool>(), optional()).prop_map(move |(loss, labels, best, accuracy)| {
                 Record::Valid(Valid { step: at, loss, labels, best, accuracy })
             }),
@@ -503,7 +510,7 @@ mod tests {
             if torn {
                 OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"event\":\"st").unwrap();
             }
-            let added = [Record::Resume(Resume { time: 3.0, step: at }), Record::Step(step(at + 1))];
+            let added = [Record::Resume(Resume { time: 3.0, step: at, steps: None }), Record::Step(step(at + 1))];
             let mut writer = Writer::append_to(&path, at).unwrap();
             added.iter().for_each(|record| writer.write(record).unwrap());
             let kept: Vec<Record> = records.into_iter().filter(|record| record.step() <= at).collect();

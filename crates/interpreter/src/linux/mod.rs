@@ -1,6 +1,7 @@
 //! Linux: the server's side, and the two steps of its worker.
 
 mod interpreter;
+mod offline;
 mod process;
 mod python;
 mod worker;
@@ -17,6 +18,7 @@ mod root;
 mod system_calls;
 
 pub use interpreter::Interpreter;
+pub use offline::go_offline;
 pub use worker::worker;
 
 use std::fmt::Display;

@@ -1,10 +1,10 @@
-//! seccomp: which calls the process may make. All others are refused with *Operation not permitted*.
+//! seccomp: which calls a process may make. All others are refused with *Operation not permitted*.
 
 use super::failed;
 use libc::c_long;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    apply_filter,
+    apply_filter, apply_filter_all_threads,
 };
 use std::collections::BTreeMap;
 
@@ -213,6 +213,63 @@ pub fn restrict(namespaces: bool) -> Result<usize, String> {
     Ok(count)
 }
 
+/// How a connection is opened, or data sent without one. Those of messages have the address in memory, where a filter can't
+/// look; and the ring of requests does anything without a call.
+const OUTBOUND: &[c_long] = &[
+    libc::SYS_connect,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
+
+/// The kernel may take the same calls under numbers of another interface, with 32-bit addresses.
+#[cfg(target_arch = "x86_64")]
+const X32: &[c_long] = &{
+    const BIT: c_long = 0x4000_0000;
+    // Calls with structures in memory have numbers of their own.
+    const SENDMSG: c_long = 518;
+    const SENDMMSG: c_long = 538;
+    [
+        BIT | libc::SYS_socket,
+        BIT | libc::SYS_connect,
+        BIT | libc::SYS_sendto,
+        BIT | SENDMSG,
+        BIT | SENDMMSG,
+        BIT | libc::SYS_io_uring_setup,
+        BIT | libc::SYS_io_uring_enter,
+        BIT | libc::SYS_io_uring_register,
+    ]
+};
+#[cfg(target_arch = "aarch64")]
+const X32: &[c_long] = &[];
+
+/// Refuses, for good and to all threads, whatever would open a connection. Others may still connect to this process.
+pub fn refuse_connections() -> Result<(), String> {
+    let refused = outbound().map_err(failed("system calls"))?;
+    let refused = filter(refused, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))?;
+    apply_filter_all_threads(&refused).map_err(failed("system calls"))
+}
+
+fn outbound() -> Result<Rules, seccompiler::BackendError> {
+    let mut rules: Rules = OUTBOUND.iter().chain(X32).map(|&call| (call, Vec::new())).collect();
+    // Sending on a connection has no address.
+    let address = SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?;
+    rules.insert(libc::SYS_sendto, vec![all([address])?]);
+    // What is left are sockets that can do nothing without these calls: TCP, and pairs' kind. Others send whole frames
+    // by `write`, or connect by options.
+    let mut sockets = vec![
+        all([isnt(0, libc::AF_UNIX as u64)?, isnt(0, libc::AF_INET as u64)?, isnt(0, libc::AF_INET6 as u64)?])?,
+        all([isnt(2, 0)?, isnt(2, libc::IPPROTO_TCP as u64)?])?,
+    ];
+    for kind in (0..16).filter(|&kind| kind != libc::SOCK_STREAM as u64) {
+        sockets.push(all([masked(1, 0xF, kind)?])?);
+    }
+    rules.insert(libc::SYS_socket, sockets);
+    Ok(rules)
+}
+
 fn filter(rules: Rules, others: SeccompAction, these: SeccompAction) -> Result<BpfProgram, String> {
     let architecture = std::env::consts::ARCH.try_into().map_err(failed("system calls"))?;
     let filter = SeccompFilter::new(rules, others, these, architecture).map_err(failed("system calls"))?;
@@ -248,6 +305,10 @@ fn allowed(namespaces: bool) -> Result<Rules, seccompiler::BackendError> {
 
 fn is(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+}
+
+fn isnt(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
 }
 
 fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {

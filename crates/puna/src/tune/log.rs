@@ -7,7 +7,6 @@ mod terminal;
 mod summary;
 
 mod figures;
-mod scale;
 
 use crate::show;
 use anyhow::{Context, Result, bail};

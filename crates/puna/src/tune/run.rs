@@ -186,7 +186,7 @@ fn learn(
     }
     let mut watcher = Watcher::open(files, run.steps(), resumed)?;
     watcher.record(&match resumed {
-        Some(step) => Record::Resume(log::Resume { time: now(), step }),
+        Some(step) => Record::Resume(log::Resume { time: now(), step, steps: Some(run.steps()) }),
         None => Record::Start(start(job, args, memory, run.steps(), machine, device)),
     })?;
     for change in changes {

@@ -1,5 +1,6 @@
 //! Anthropic's `/v1/messages`, and how many tokens a request has.
 
+use crate::access::Caller;
 use crate::answer::{self, Ask, Reason};
 use crate::app::{App, new_id};
 use crate::chat::{Assembly, Reply, Turn, collect};
@@ -221,11 +222,11 @@ fn usage(n_prompt: usize, reply: &Reply) -> Value {
 }
 
 /// Answers a conversation.
-pub async fn create(state: State<Arc<App>>, body: Bytes) -> Response {
-    answer(state, body).await.unwrap_or_else(|error| error.with_body(&error.anthropic()))
+pub async fn create(state: State<Arc<App>>, caller: Caller, body: Bytes) -> Response {
+    answer(state, caller, body).await.unwrap_or_else(|error| error.with_body(&error.anthropic()))
 }
 
-async fn answer(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
+async fn answer(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Result<Response, ApiError> {
     let mut fields = Fields::read(&body, &[CONVERSATION, FIELDS], HARMLESS)?;
     let adapter = app.asked(&mut fields)?;
     let mut sampling = app.model.sampling.clone();
@@ -241,7 +242,7 @@ async fn answer(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, Ap
     let (ids, constraint) = turn.prepare(&app).await?;
     let n_prompt = ids.len();
     let ask = Ask { max_tokens: Some(max_tokens as usize), stop, constraint, ..Ask::new(ids, sampling, adapter) };
-    let mut pieces = answer::start(&app, vec![ask])?;
+    let mut pieces = answer::start(&app, caller, vec![ask])?;
     let (id, model) = (new_id("msg_"), app.name(adapter).to_owned());
     let message = move |content: Value, reason: Value, stop: Value, usage: Value| {
         json!({

@@ -1,10 +1,11 @@
 //! Ollama's `/api/chat`, `/api/generate`, `/api/embed`, `/api/tags`, `/api/show`, `/api/version`.
 
+use crate::access::Caller;
 use crate::answer::{self, Ask, Piece};
 use crate::app::App;
 use crate::chat::{Assembly, Turn};
 use crate::constraint::compile;
-use crate::embedding::{self, DIMENSIONS, INPUT};
+use crate::embedding::{self, DIMENSIONS, Embedded, INPUT};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, MESSAGES, TOOLS, stop_texts};
 use crate::time::Time;
@@ -117,6 +118,18 @@ fn options(app: &App, fields: &mut Fields) -> Result<Options, ApiError> {
             _ => return Err(ApiError::field(&field, "this server has no such setting; leave it out")),
         }
     }
+    // Ranges are the engine's to know, which has names of its own.
+    options.sampling.check(app.model.tokenizer.vocab_size()).map_err(|error| match error {
+        puna_engine::Error::Parameter { name, expected, found } => {
+            let name = match name {
+                "typical" => "typical_p",
+                "repetition_penalty" => "repeat_penalty",
+                name => name,
+            };
+            ApiError::field(&format!("options.{name}"), format!("expected {expected}, found {found}"))
+        }
+        error => error.into(),
+    })?;
     Ok(options)
 }
 
@@ -149,24 +162,24 @@ struct Job {
 }
 
 /// Answers a conversation.
-pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Response {
+pub async fn chat(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Response {
     let job = async {
         let mut fields = Fields::read(&body, &[BOTH, CHAT], HARMLESS)?;
         let adapter = adapter(&app, &mut fields, &["model"])?;
         let options = options(&app, &mut fields)?;
         let stream = fields.take("stream")?.unwrap_or(true);
         let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
-        conversation.tools = fields.take("tools")?.unwrap_or_default();
+        conversation.tools = fields.tools()?;
         let tools = !conversation.tools.is_empty();
         let grammar = format(&mut fields)?;
         let (ids, constraint) = Turn { grammar, ..Turn::new(conversation) }.prepare(&app).await?;
         Ok(Job { member: "message", ask: Ask { constraint, ..ask(ids, options, adapter) }, tools, stream })
     };
-    run(&app, job.await).await
+    run(&app, caller, job.await).await
 }
 
 /// Answers one prompt.
-pub async fn generate(State(app): State<Arc<App>>, body: Bytes) -> Response {
+pub async fn generate(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Response {
     let job = async {
         let mut fields = Fields::read(&body, &[BOTH, GENERATE], HARMLESS)?;
         let adapter = adapter(&app, &mut fields, &["model"])?;
@@ -179,29 +192,31 @@ pub async fn generate(State(app): State<Arc<App>>, body: Bytes) -> Response {
             if system.is_some() {
                 return Err(ApiError::field("system", "expected none beside raw, which has no chat format"));
             }
-            (raw::encode(&app.model.tokenizer, &text), compile(&app, grammar).await?)
+            let tokenizer = app.model.tokenizer.clone();
+            let ids = raw::aside(move || raw::encode(&tokenizer, &text)).await?;
+            (ids, compile(&app, grammar).await?)
         } else {
             let messages = system.map(Message::system).into_iter().chain([Message::user(text)]);
             Turn { grammar, ..Turn::new(Conversation::new(messages.collect())) }.prepare(&app).await?
         };
         Ok(Job { member: "response", ask: Ask { constraint, ..ask(ids, options, adapter) }, tools: false, stream })
     };
-    run(&app, job.await).await
+    run(&app, caller, job.await).await
 }
 
 fn ask(prompt: Vec<u32>, options: Options, adapter: Option<u32>) -> Ask {
     Ask { max_tokens: options.max_tokens, stop: options.stop, ..Ask::new(prompt, options.sampling, adapter) }
 }
 
-async fn run(app: &Arc<App>, job: Result<Job, ApiError>) -> Response {
-    answer(app, job).await.unwrap_or_else(|error| error.with_body(&error.ollama()))
+async fn run(app: &Arc<App>, caller: Caller, job: Result<Job, ApiError>) -> Response {
+    answer(app, caller, job).await.unwrap_or_else(|error| error.with_body(&error.ollama()))
 }
 
-async fn answer(app: &Arc<App>, job: Result<Job, ApiError>) -> Result<Response, ApiError> {
+async fn answer(app: &Arc<App>, caller: Caller, job: Result<Job, ApiError>) -> Result<Response, ApiError> {
     let Job { member, ask, tools, stream } = job?;
     let start = Instant::now();
     let (n_prompt, model) = (ask.prompt.len(), app.name(ask.adapter).to_owned());
-    let mut pieces = answer::start(app, vec![ask])?;
+    let mut pieces = answer::start(app, caller, vec![ask])?;
     let line = move |text: &str, calls: Vec<Value>| {
         let mut said = json!(text);
         if member == "message" {
@@ -271,7 +286,7 @@ pub const EMBED: &[Field] = &[
     INPUT,
     Field {
         name: "truncate",
-        schema: r#"{"const": false}"#,
+        schema: r#"{"enum": [false]}"#,
         about: "Whether what does not fit the context is cut; it is always refused",
         example: "false",
     },
@@ -280,7 +295,7 @@ pub const EMBED: &[Field] = &[
 
 /// The answer of `/api/embed`.
 #[derive(Serialize)]
-struct Embedded<'a> {
+struct Embeddings<'a> {
     model: &'a str,
     embeddings: Vec<Vec<f32>>,
     total_duration: u64,
@@ -289,7 +304,7 @@ struct Embedded<'a> {
 }
 
 /// Makes vectors of texts.
-pub async fn embed(State(app): State<Arc<App>>, body: Bytes) -> Response {
+pub async fn embed(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Response {
     let embedded = async {
         let start = Instant::now();
         let mut fields = Fields::read(&body, &[EMBED], HARMLESS)?;
@@ -297,12 +312,11 @@ pub async fn embed(State(app): State<Arc<App>>, body: Bytes) -> Response {
         if fields.take("truncate")?.unwrap_or(false) {
             return Err(ApiError::field("truncate", "expected false: this server cuts no text"));
         }
-        let prompts = embedding::take(&app, &mut fields)?;
-        let n_tokens = prompts.iter().map(Vec::len).sum();
-        let embeddings = embedding::embed(&app, prompts, adapter).await?;
-        Ok(Json(Embedded {
+        let prompts = embedding::take(&app, &mut fields).await?;
+        let Embedded { vectors, n_tokens } = embedding::embed(&app, caller, &prompts, adapter).await?;
+        Ok(Json(Embeddings {
             model: app.name(adapter),
-            embeddings,
+            embeddings: vectors,
             total_duration: start.elapsed().as_nanos() as u64,
             load_duration: 0,
             prompt_eval_count: n_tokens,
@@ -325,7 +339,7 @@ fn details(app: &App) -> Value {
 }
 
 /// The model and its adapters.
-pub async fn tags(State(app): State<Arc<App>>) -> Json<Value> {
+pub async fn tags(State(app): State<Arc<App>>, caller: Caller) -> Json<Value> {
     let model = |name: &str| {
         json!({
             "name": name,
@@ -336,7 +350,7 @@ pub async fn tags(State(app): State<Arc<App>>) -> Json<Value> {
             "details": details(&app),
         })
     };
-    let models: Vec<Value> = app.names().map(model).collect();
+    let models: Vec<Value> = app.names().filter(|name| caller.may_use(name)).map(model).collect();
     Json(json!({"models": models}))
 }
 

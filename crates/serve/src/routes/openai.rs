@@ -7,7 +7,7 @@ use crate::error::ApiError;
 use crate::fields::{Field, Fields, MODEL, STREAM};
 use crate::sampling;
 use puna_session::Grammar;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Fields of both.
 pub const BOTH: &[Field] = &[
@@ -43,7 +43,7 @@ pub const BOTH: &[Field] = &[
 pub const HARMLESS: &[&str] = &["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"];
 
 /// What a stream is to tell besides the answer.
-#[derive(serde::Deserialize, Default)]
+#[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StreamOptions {
     #[serde(default)]
@@ -78,7 +78,10 @@ impl Common {
         let sampling = sampling::take(fields, &app.model.sampling)?;
         let stop = fields.stop_texts("stop")?;
         let ignore_end = fields.take("ignore_eos")?.unwrap_or(false);
-        let options: StreamOptions = fields.take("stream_options")?.unwrap_or_default();
+        // As an object: a list, too, would be read as one.
+        let options: Map<String, Value> = fields.take("stream_options")?.unwrap_or_default();
+        let options: StreamOptions =
+            serde_json::from_value(options.into()).map_err(|error| ApiError::field("stream_options", error))?;
         Ok(Common {
             ask: Ask { stop, ignore_end, ..Ask::new(Vec::new(), sampling, adapter) },
             grammar: constraint::take(fields)?,

@@ -1,6 +1,7 @@
 //! OpenAI's `/v1/chat/completions`.
 
 use super::openai::{BOTH, Common, HARMLESS, usage};
+use crate::access::Caller;
 use crate::answer::{self, Ask};
 use crate::app::{App, new_id};
 use crate::chat::{Assembly, Reply, Turn, collect, repeat};
@@ -88,7 +89,7 @@ fn tool_choice(fields: &mut Fields) -> Result<Option<ToolChoice>, ApiError> {
 }
 
 /// Answers a conversation.
-pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
+pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Result<Response, ApiError> {
     let mut fields = Fields::read(&body, &[FIELDS, BOTH, CONSTRAINT, SAMPLING], HARMLESS)?;
     let Common { ask, grammar, n, stream, include_usage } = Common::take(&app, &mut fields)?;
     let max_tokens = max_tokens(&mut fields)?;
@@ -99,7 +100,7 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     }
     let continues = fields.take("continue_final_message")?;
     let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
-    let tools: Vec<Value> = fields.take("tools")?.unwrap_or_default();
+    let tools = fields.tools()?;
     let tool_choice = tool_choice(&mut fields)?;
     if tool_choice.is_some() {
         conversation.tools = tools;
@@ -116,7 +117,8 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
     let (ids, constraint) = turn.prepare(&app).await?;
     let n_prompt = ids.len();
     let (adapter, top) = (ask.adapter, top.unwrap_or(0) as usize);
-    let mut pieces = answer::start(&app, repeat(Ask { prompt: ids, max_tokens, constraint, top, ..ask }, n))?;
+    let asks = repeat(Ask { prompt: ids, max_tokens, constraint, top, ..ask }, n);
+    let mut pieces = answer::start(&app, caller, asks)?;
     let (id, created) = (new_id("chatcmpl-"), Time::now().seconds());
     let model = app.name(adapter).to_owned();
     if !stream {

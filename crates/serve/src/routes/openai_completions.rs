@@ -1,6 +1,7 @@
 //! OpenAI's `/v1/completions`: prompts without a chat format, with what evaluation programs ask of it.
 
 use super::openai::{BOTH, Common, HARMLESS, usage};
+use crate::access::Caller;
 use crate::answer::{self, Ask, Piece};
 use crate::app::{App, new_id};
 use crate::chat::repeat;
@@ -128,16 +129,16 @@ impl Begin {
 }
 
 /// Continues prompts.
-pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
+pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Result<Response, ApiError> {
     let mut fields = Fields::read(&body, &[FIELDS, BOTH, CONSTRAINT, SAMPLING], HARMLESS)?;
     let Common { ask, grammar, n, stream, include_usage } = Common::take(&app, &mut fields)?;
     let adds_bos = fields.take("add_special_tokens")?.unwrap_or(true);
-    let tokenizer = &app.model.tokenizer;
-    let encode = |text: &str| {
-        let ids = raw::encode(tokenizer, text);
-        if adds_bos { raw::begun(tokenizer, ids) } else { ids }
+    let (tokenizer, prompt) = (app.model.tokenizer.clone(), fields.require("prompt")?);
+    let encode = move |text: &str| {
+        let ids = raw::encode(&tokenizer, text);
+        if adds_bos { raw::begun(&tokenizer, ids) } else { ids }
     };
-    let prompts = raw::prompts("prompt", fields.require("prompt")?, encode)?;
+    let prompts = raw::aside(move || raw::prompts("prompt", prompt, encode)).await??;
     let max_tokens = fields.integer("max_tokens", 0..=u64::from(u32::MAX))?.unwrap_or(16) as usize;
     let echo = fields.take("echo")?.unwrap_or(false);
     let logprobs = fields.integer("logprobs", 0..=20)?.map(|n| n as usize);
@@ -149,10 +150,9 @@ pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response
         ..ask
     };
     let adapter = ask.adapter;
-    let asks: Vec<Ask> =
-        prompts.iter().flat_map(|prompt| repeat(Ask { prompt: prompt.clone(), ..ask.clone() }, n)).collect();
+    let asks = prompts.iter().flat_map(|prompt| repeat(Ask { prompt: prompt.clone(), ..ask.clone() }, n));
     let n_prompt: usize = prompts.iter().map(Vec::len).sum();
-    let mut pieces = answer::start(&app, asks)?;
+    let mut pieces = answer::start(&app, caller, asks)?;
     let (id, created) = (new_id("cmpl-"), Time::now().seconds());
     let model = app.name(adapter).to_owned();
     let object = move |choices: Value, usage: Value| {

@@ -1,7 +1,8 @@
 //! OpenAI's `/v1/embeddings`: texts as vectors.
 
+use crate::access::Caller;
 use crate::app::App;
-use crate::embedding::{self, DIMENSIONS, INPUT};
+use crate::embedding::{self, DIMENSIONS, Embedded, INPUT};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, MODEL};
 use axum::Json;
@@ -81,13 +82,12 @@ impl Vector {
 }
 
 /// Makes vectors of texts.
-pub async fn create(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
+pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Result<Response, ApiError> {
     let mut fields = Fields::read(&body, &[FIELDS], HARMLESS)?;
     let adapter = app.asked(&mut fields)?;
     let encoding = fields.take("encoding_format")?.unwrap_or_default();
-    let prompts = embedding::take(&app, &mut fields)?;
-    let n_tokens = prompts.iter().map(Vec::len).sum();
-    let vectors = embedding::embed(&app, prompts, adapter).await?;
+    let prompts = embedding::take(&app, &mut fields).await?;
+    let Embedded { vectors, n_tokens } = embedding::embed(&app, caller, &prompts, adapter).await?;
     let embedding =
         |(index, values)| Embedding { object: "embedding", index, embedding: Vector::new(values, encoding) };
     Ok(Json(Embeddings {

@@ -1,5 +1,6 @@
 //! OpenAI's `/v1/models`.
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::ApiError;
 use axum::Json;
@@ -20,9 +21,9 @@ fn model(app: &App, name: &str) -> Value {
     })
 }
 
-/// The model and its adapters.
-pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    let models: Vec<Value> = app.names().map(|name| model(&app, name)).collect();
+/// The model and its adapters, those that the caller may use.
+pub async fn list(State(app): State<Arc<App>>, caller: Caller) -> Json<Value> {
+    let models: Vec<Value> = app.names().filter(|name| caller.may_use(name)).map(|name| model(&app, name)).collect();
     Json(json!({"object": "list", "data": models}))
 }
 

@@ -1,11 +1,14 @@
 //! `/openapi.json`: what this server takes, from the same tables by which it reads.
 
 use super::{anthropic_messages, ollama, openai, openai_chat, openai_completions, openai_embeddings, tokens};
+use crate::app::App;
 use crate::constraint::CONSTRAINT;
 use crate::fields::Field;
 use crate::sampling::SAMPLING;
 use axum::Json;
+use axum::extract::State;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 /// An address that takes a body, and the tables of its fields.
 pub struct Endpoint {
@@ -74,8 +77,8 @@ fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-/// The description of all endpoints.
-pub async fn describe() -> Json<Value> {
+/// The description of all endpoints, and of how a key is sent, if one is needed.
+pub async fn describe(State(app): State<Arc<App>>) -> Json<Value> {
     let path = |endpoint: &Endpoint| {
         let property = |field: &Field| {
             let mut schema = parse(field.schema);
@@ -89,13 +92,26 @@ pub async fn describe() -> Json<Value> {
         let post = json!({
             "summary": endpoint.about,
             "requestBody": {"required": true, "content": {"application/json": {"schema": schema}}},
-            "responses": {"200": {"description": "The answer"}, "400": {"description": "A field that is at fault"}},
+            "responses": {
+                "200": {"description": "The answer"},
+                "400": {"description": "A field that is at fault"},
+                "401": {"description": "No key, or none that works"},
+                "403": {"description": "A key that may not do this"},
+                "429": {"description": "Too much at once: Retry-After says when to try again"},
+            },
         });
         (endpoint.path.to_owned(), json!({"post": post}))
     };
     let paths: Map<String, Value> = ENDPOINTS.iter().map(path).collect();
     let info = json!({"title": "puna", "version": env!("CARGO_PKG_VERSION")});
-    Json(json!({"openapi": "3.1.0", "info": info, "paths": paths}))
+    let schemes = json!({
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    });
+    // One of them is enough.
+    let security = if app.access.needs_key() { json!([{"bearer": []}, {"x-api-key": []}]) } else { json!([]) };
+    let components = json!({"securitySchemes": schemes});
+    Json(json!({"openapi": "3.1.0", "info": info, "security": security, "paths": paths, "components": components}))
 }
 
 #[cfg(test)]

@@ -53,9 +53,10 @@ pub async fn tokenize(State(app): State<Arc<App>>, body: Bytes) -> Result<Json<V
         Some(text) => text,
         None => fields.require("prompt")?,
     };
-    let tokenizer = &app.model.tokenizer;
+    let tokenizer = app.model.tokenizer.clone();
     let bos = if fields.take("add_special_tokens")?.unwrap_or(false) { tokenizer.bos() } else { None };
-    let ids: Vec<u32> = bos.into_iter().chain(raw::encode(tokenizer, &text)).collect();
+    let ids = raw::aside(move || raw::encode(&tokenizer, &text)).await?;
+    let ids: Vec<u32> = bos.into_iter().chain(ids).collect();
     Ok(Json(json!({"count": ids.len(), "max_model_len": app.model.service.context(), "tokens": ids})))
 }
 
@@ -78,10 +79,14 @@ pub async fn apply_template(State(app): State<Arc<App>>, body: Bytes) -> Result<
     let mut fields = Fields::read(&body, &[APPLY_TEMPLATE], &[])?;
     app.asked(&mut fields)?;
     let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
-    conversation.tools = fields.take("tools")?.unwrap_or_default();
+    conversation.tools = fields.tools()?;
     conversation.add_generation_prompt = fields.take("add_generation_prompt")?.unwrap_or(true);
     let continues = fields.take("continue_final_message")?;
     let ids = Turn { continues, ..Turn::new(conversation) }.prompt(&app).await?;
+    let context = app.model.service.context();
+    if ids.len() > context {
+        return Err(puna_engine::Error::TooLong { found: ids.len(), context }.into());
+    }
     let tokenizer = &app.model.tokenizer;
     let pieces: Vec<String> = ids.iter().map(|id| logprobs::token_text(tokenizer, *id)).collect();
     let text = String::from_utf8_lossy(&tokenizer.decode(&ids)).into_owned();

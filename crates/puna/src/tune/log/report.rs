@@ -1,9 +1,9 @@
 //! A run as a page for browsers: one file without scripts, which loads nothing.
 
 use super::figures;
-use super::scale::Scale;
 use super::summary::{Points, State, Summary, smoothed, typical};
 use super::svg::Chart;
+use crate::scale::Scale;
 use crate::show;
 use puna_train::log::{Step, Valid};
 use std::path::Path;

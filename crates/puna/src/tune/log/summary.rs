@@ -83,6 +83,7 @@ impl Summary {
                 Record::Resume(resume) => {
                     summary.state = State::Running;
                     summary.resumed_after.push(resume.step);
+                    summary.start.steps = resume.steps.unwrap_or(summary.start.steps);
                 }
                 Record::Step(step) => summary.steps.push(step),
                 Record::Valid(valid) => summary.valid.push(valid),
@@ -371,7 +372,7 @@ mod tests {
 
     #[test]
     fn states() {
-        let resume = Record::Resume(Resume { time: 1.0, step: 1 });
+        let resume = Record::Resume(Resume { time: 1.0, step: 1, steps: None });
         let nan = |n| step(n, f64::NAN);
         for (records, expected) in [
             (vec![], State::Running),
@@ -396,9 +397,9 @@ mod tests {
 
     #[test]
     fn times() {
-        let resume = Record::Resume(Resume { time: 1.0, step: 2 });
+        let resume = Record::Resume(Resume { time: 1.0, step: 2, steps: Some(150) });
         let running = summary(&[step(1, 2.0), step(2, 2.0), end(2, Outcome::Stopped), resume, step(3, 2.0)]);
-        assert_eq!((running.seconds(), running.seconds_in_all, running.seconds_left()), (6.0, None, Some(194.0)));
+        assert_eq!((running.seconds(), running.seconds_in_all, running.seconds_left()), (6.0, None, Some(294.0)));
         assert_eq!(running.tokens_per_second(), Some(15.0));
         let ended = summary(&[step(1, 2.0), end(1, Outcome::Done)]);
         assert_eq!((ended.seconds_in_all, ended.seconds_left()), (Some(10.0), None));

@@ -1,7 +1,8 @@
 //! A chart of a figure over steps, as SVG inside of a page whose style has the classes that are named here.
 
-use super::scale::Scale;
 use super::summary::{Points, thinned};
+use crate::scale::Scale;
+use crate::svg::{circle, line, text};
 use std::fmt::Write;
 
 /// Between the plot and the edges, in the picture's units; the left edge depends on the labels.
@@ -164,16 +165,4 @@ impl Chart {
     fn what(&self, step: f64, value: f64) -> String {
         format!("step {step}: {}", (self.figure)(value))
     }
-}
-
-fn line(class: &str, [x1, y1, x2, y2]: [f64; 4]) -> String {
-    format!("<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>\n")
-}
-
-fn text(anchor: &str, x: f64, y: f64, text: &str) -> String {
-    format!("<text text-anchor=\"{anchor}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>\n")
-}
-
-fn circle(class: &str, x: f64, y: f64, radius: f64, title: &str) -> String {
-    format!("<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\"><title>{title}</title></circle>\n")
 }

@@ -1,8 +1,8 @@
 //! A run in the terminal: what it is, a chart of its loss, its validations and warnings.
 
 use super::figures;
-use super::scale::Scale;
 use super::summary::{Points, State, Summary, smoothed, thinned, typical};
+use crate::scale::Scale;
 use crate::show;
 
 /// Lines of the chart, without its axis.
