@@ -140,8 +140,8 @@ fn greedy_continuations_and_likelihoods() {
     }
 }
 
-/// transformers gives logits and no hidden states; but the output matrix, whose columns are independent, makes the mean of
-/// the ones of the mean of the others.
+/// transformers gives logits and no hidden states; but the output matrix, whose columns are independent, makes the mean
+/// of the ones of the mean of the others.
 #[test]
 #[ignore = "needs the test models: set PUNA_TEST_MODELS"]
 fn means_of_hidden_states() {

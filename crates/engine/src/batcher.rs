@@ -533,8 +533,8 @@ impl Batcher {
         None
     }
 
-    /// Counts the tokens that were computed for a request, and tells how far its prompt is; `end` is where its own tokens
-    /// end in the cache.
+    /// Counts the tokens that were computed for a request, and tells how far its prompt is; `end` is where its own
+    /// tokens end in the cache.
     fn computed(&mut self, answer: &Answer, share: &Share, end: usize, on_event: &mut dyn FnMut(RequestId, Event)) {
         self.queue.charge(answer.request.scope, share.n);
         if answer.n_picked() == 0 {

@@ -291,8 +291,8 @@ impl Engine {
     }
 
     /// Appends their tokens to several sequences in one forward pass. What was asked for is then in
-    /// [`Engine::take_outputs`]; it is not checked to be finite: some of the tokens may be guesses that the model would never
-    /// have made. After an error no sequence has changed.
+    /// [`Engine::take_outputs`]; it is not checked to be finite: some of the tokens may be guesses that the model would
+    /// never have made. After an error no sequence has changed.
     pub(crate) fn run(&mut self, works: &mut [Work<'_>]) -> Result<(), Error> {
         let reserved = works.iter_mut().try_for_each(|work| self.reserve(work.sequence, work.ids.len()));
         if let Err(error) = reserved {

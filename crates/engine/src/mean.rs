@@ -3,7 +3,8 @@
 use crate::Error;
 use crate::engine::check_finite;
 
-/// The mean of the rows so far. They are added in f64 and in order, so it has the same bits in whatever chunks they come.
+/// The mean of the rows so far. They are added in f64 and in order, so it has the same bits in whatever chunks they
+/// come.
 pub(crate) struct Mean {
     sum: Vec<f64>,
     n: usize,

@@ -50,8 +50,8 @@ pub trait Model: Send {
 /// Runs a forward pass of the model that it is given; the rest is as in [`Model::forward`].
 type Forward = dyn FnMut(&mut dyn Model, &Input<'_>, &mut Outputs) -> Result<(), Error> + Send;
 
-/// A model whose forward passes go through a function: it runs them, and may watch them or change their outputs. All else
-/// is the model's own.
+/// A model whose forward passes go through a function: it runs them, and may watch them or change their outputs. All
+/// else is the model's own.
 pub struct Through {
     model: Box<dyn Model>,
     forward: Box<Forward>,

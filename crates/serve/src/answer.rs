@@ -148,8 +148,8 @@ impl<'a> Pooling<'a> {
         Ok(Pooling { app, meter, scope, adapter })
     }
 
-    /// Begins to compute the mean of the hidden states of the prompt that was let in under this number. The future gives it;
-    /// dropped, it ends that.
+    /// Begins to compute the mean of the hidden states of the prompt that was let in under this number. The future gives
+    /// it; dropped, it ends that.
     ///
     /// # Errors
     /// When the prompt can't be computed, or not now.

@@ -1,7 +1,7 @@
 //! Texts as vectors: the mean of the model's final hidden states over all tokens of a text, scaled to length 1.
 //!
-//! A Llama was made to go on with texts and not to compare them, so these vectors are no match for those of a model that
-//! was; but they are what it knows of a text, and its adapters can be trained to make more of it.
+//! A Llama was made to go on with texts and not to compare them, so these vectors are no match for those of a model
+//! that was made for it; but they are what this one knows of a text.
 
 use crate::access::Caller;
 use crate::answer::Pooling;

@@ -6,8 +6,9 @@ use puna_llama::{Config, Input, KvFormat, KvShape, Model, Outputs, kv_shape};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A model whose logits after a token follow from the two last tokens, and a little from all before, and whose hidden states
-/// follow from all. Of those it knows only what it finds in its cache: a hash of the text up to each place, made from the hash at the place before.
+/// A model whose logits after a token follow from the two last tokens, and a little from all before, and whose hidden
+/// states follow from all. Of those it knows only what it finds in its cache: a hash of the text up to each place, made
+/// from the hash at the place before.
 pub struct Fake {
     pub config: Config,
     pub shape: KvShape,
