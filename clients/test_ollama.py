@@ -33,6 +33,12 @@ def test_generate(client, messages):
     assert stopped.response == answer.response[: answer.response.index(stop)]
 
 
+def test_embed(client):
+    answer = client.embed("cria", ["A llama eats grass.", "The sun"])
+    assert len(answer.embeddings) == 2 and answer.prompt_eval_count > 4
+    assert client.embed("cria", "The sun").embeddings[0] == answer.embeddings[1]
+
+
 def test_list_and_show(client):
     [model] = client.list().models
     assert model.model == "cria" and model.size > 1_000_000 and model.details.family == "llama"

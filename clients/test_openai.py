@@ -127,6 +127,20 @@ def test_completions(client):
         assert "".join(chunk.choices[0].text for chunk in stream) == choice.text
 
 
+def test_embeddings(client, address):
+    texts = ["A llama eats grass.", "The sun", "A train is late."]
+    answer = client.embeddings.create(model="cria", input=texts)
+    assert [one.index for one in answer.data] == [0, 1, 2]
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens > 6
+    for text, one in zip(texts, answer.data):
+        assert math.isclose(sum(value * value for value in one.embedding), 1, abs_tol=1e-5)
+        # The client asks for base64 unless it is told otherwise.
+        alone = client.embeddings.create(model="cria", input=text, encoding_format="float")
+        assert alone.data[0].embedding == pytest.approx(one.embedding, abs=1e-7)
+    with pytest.raises(openai.BadRequestError, match="dimensions"):
+        client.embeddings.create(model="cria", input="a", dimensions=3)
+
+
 def test_prompts_are_scored(client, address):
     ids = tokens(address, "A llama eats grass.")
     answer = client.completions.create(

@@ -1,9 +1,10 @@
 //! Logits, continuations and likelihoods against transformers in f32, with every instruction set of this processor.
 
+use puna_checkpoint::Name;
 use puna_conformance::{models, numbers, read, read_json};
 use puna_cpu::{Cpu, Instructions};
 use puna_engine::sampler::{LogProbabilities, argmax};
-use puna_engine::{Engine, Sequence};
+use puna_engine::{BatchLimits, Batcher, Engine, Event, Limits, Request, Sampling, Sequence};
 use puna_llama::{KvFormat, Llama, LoadOptions};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -135,6 +136,45 @@ fn greedy_continuations_and_likelihoods() {
                 next = argmax(engine.decode(&mut sequence, next).expect("fits"));
             }
             engine.release(sequence);
+        }
+    }
+}
+
+/// transformers gives logits and no hidden states; but the output matrix, whose columns are independent, makes the mean
+/// of the ones of the mean of the others.
+#[test]
+#[ignore = "needs the test models: set PUNA_TEST_MODELS"]
+fn means_of_hidden_states() {
+    let golden = Golden::read("hf-fp32");
+    let checkpoint = puna_checkpoint::open(&models().join("bard/hf")).expect("a model");
+    let output = checkpoint.tensor(Name::Output).expect("it is not tied").to_f32();
+    let dim = checkpoint.config.dim;
+    for (set, form) in on_every_set(["hf", "meta"]) {
+        let engine = engine(form, KvFormat::F32, set, 2, 16_384);
+        let mut batcher = Batcher::new(engine, None, BatchLimits::default());
+        for prompt in PROMPTS {
+            let limits = Limits { max_tokens: 0, stop_tokens: Vec::new() };
+            let request = Request::new(golden.ids(prompt, "ids"), Sampling::default(), limits);
+            batcher.submit(Request { pool: true, ..request }).expect("a valid prompt");
+            let mut mean = Vec::new();
+            while batcher.step(&mut |_, event| {
+                if let Event::Pooled(pooled) = event {
+                    mean = pooled;
+                }
+            }) {}
+            assert_eq!(mean.len(), dim);
+            let product = |row: &[f32]| row.iter().zip(&mean).map(|(w, h)| f64::from(*w) * f64::from(*h)).sum::<f64>();
+            let found: Vec<f32> = output.chunks_exact(dim).map(|row| product(row) as f32).collect();
+            let logits = golden.logits(&format!("{prompt}.logits"));
+            let mut sums = vec![0.0; found.len()];
+            for row in logits.chunks_exact(found.len()) {
+                sums.iter_mut().zip(row).for_each(|(sum, logit)| *sum += f64::from(*logit));
+            }
+            let n = (logits.len() / found.len()) as f64;
+            let expected: Vec<f32> = sums.into_iter().map(|sum| (sum / n) as f32).collect();
+            let error = relative_error(&found, &expected);
+            println!("{set:?}, {form}, {prompt}: relative error of the mean {error:.2e}");
+            assert!(error <= 1e-5, "{set:?}, {form}, {prompt}: {error:e}");
         }
     }
 }

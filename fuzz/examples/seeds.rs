@@ -291,7 +291,7 @@ fn requests() {
     let common =
         r#""n": 2, "stop": ["END"], "stream": true, "stream_options": {"include_usage": true}, "ignore_eos": false"#;
     let options = r#""options": {"temperature": 0, "num_predict": 8, "stop": ["END"], "seed": 1, "num_ctx": 512}"#;
-    let seeds: [(&str, u8, String); 14] = [
+    let seeds: [(&str, u8, String); 16] = [
         ("chat", 0, format!(r#"{{{user}, "max_tokens": 4, "logprobs": true, "top_logprobs": 3, "user": "u"}}"#)),
         ("chat_tools", 0, format!(r#"{{{user}, "tools": [{tool}], "tool_choice": "auto", {common}}}"#)),
         (
@@ -321,6 +321,8 @@ fn requests() {
         ("tokenize", 7, r#"{"prompt": "a<|eot_id|>\ud83e\udd99", "add_special_tokens": true}"#.to_owned()),
         ("detokenize", 8, r#"{"tokens": [1, 2, 511]}"#.to_owned()),
         ("template", 9, format!(r#"{{{user}, "tools": [{tool}], "add_generation_prompt": false}}"#)),
+        ("embeddings", 10, r#"{"input": ["a", [1, 2]], "encoding_format": "base64", "dimensions": 2}"#.to_owned()),
+        ("ollama_embed", 11, r#"{"input": "<|eot_id|>", "truncate": false, "model": "fake:latest"}"#.to_owned()),
     ];
     for (name, address, body) in seeds {
         put("http", name, [&[address][..], body.as_bytes()].concat());

@@ -7,11 +7,13 @@
 //! it, so no answer depends on who else was there.
 
 use crate::engine::{Engine, SCORE_ROWS, Sequence, Work, check_finite};
+use crate::mean::Mean;
 use crate::request::{Event, Finish, Request, RequestId, Scored};
 use crate::sampler::Sampler;
 use crate::schedule::{Queue, deal};
 use crate::speculate::Speculator;
 use crate::{Error, PAGE_LEN};
+use puna_llama::Config;
 use std::collections::HashMap;
 
 /// Tokens of prompts that are computed beside tokens of answers at most, so that answers go on at a reader's pace.
@@ -77,6 +79,8 @@ struct Answer {
     n_cached: usize,
     /// The next position of the prompt to score.
     next_score: usize,
+    /// The hidden states so far, if their mean is wanted.
+    mean: Option<Mean>,
 }
 
 impl Answer {
@@ -88,11 +92,19 @@ impl Answer {
         self.ids.len() - self.request.prompt.len()
     }
 
-    /// Of the next `n` tokens, how many of the last have logits that are wanted.
+    /// The first token whose logits, or hidden states, are still wanted: those before it only have to be in the cache.
+    fn next_output(&self) -> usize {
+        match &self.mean {
+            Some(mean) => mean.n(),
+            None if self.next_score < self.request.prompt.len() => self.next_score - 1,
+            None => self.ids.len() - 1,
+        }
+    }
+
+    /// Of the next `n` tokens, how many of the last have logits, or hidden states, that are wanted.
     fn n_outputs(&self, n: usize) -> usize {
         let end = self.sequence.ids().len() + n;
-        let first = if self.next_score < self.request.prompt.len() { self.next_score - 1 } else { self.ids.len() - 1 };
-        end.saturating_sub(first).min(n)
+        end.saturating_sub(self.next_output()).min(n)
     }
 
     /// Picks the next token by these logits.
@@ -133,6 +145,7 @@ impl Answer {
 struct Share {
     /// Tokens of its own.
     n: usize,
+    /// Of how many of them, the last, the logits are wanted, or the hidden states.
     n_outputs: usize,
     /// Guesses at what follows them.
     guesses: Vec<u32>,
@@ -196,7 +209,7 @@ impl Batcher {
     /// # Errors
     /// Those of [`Request::check`].
     pub fn submit(&mut self, request: Request) -> Result<RequestId, Error> {
-        let vocab_size = self.engine.model().config().vocab_size;
+        let &Config { vocab_size, dim, .. } = self.engine.model().config();
         request.check(vocab_size, self.context())?;
         let sampler = Sampler::new(request.sampling.clone(), vocab_size, &request.prompt, request.seed)?;
         let id = RequestId(self.next_id);
@@ -209,6 +222,7 @@ impl Batcher {
             begun: false,
             n_cached: 0,
             next_score: request.prompt_scores.map_or(usize::MAX, |scores| scores.from.max(1)),
+            mean: request.pool.then(|| Mean::new(dim)),
             request,
         };
         self.queue.push(id, answer.request.scope);
@@ -251,20 +265,23 @@ impl Batcher {
             on_event(answer.id, Event::Failed(error));
             return true;
         }
-        let logits = self.engine.take_logits();
-        let mut rest = &logits[..];
-        let vocab_size = self.engine.model().config().vocab_size;
+        let outputs = self.engine.take_outputs();
+        let (mut logits, mut states) = (&outputs.logits[..], &outputs.states[..]);
+        let &Config { vocab_size, dim, .. } = self.engine.model().config();
         for (answer, share) in std::mem::take(&mut self.running).into_iter().zip(&shares) {
-            let rows = rest.split_off(..vocab_size * (share.n_outputs + share.guesses.len()));
             let answer = if share.n == 0 {
                 Some(answer)
+            } else if answer.mean.is_some() {
+                let rows = states.split_off(..dim * share.n_outputs);
+                self.pool(answer, share, rows.expect("a row for each state"), on_event)
             } else {
+                let rows = logits.split_off(..vocab_size * (share.n_outputs + share.guesses.len()));
                 let learning = speculates.then_some(seconds);
                 self.advance(answer, share, rows.expect("a row for each output"), learning, on_event)
             };
             self.running.extend(answer);
         }
-        self.engine.put_back_logits(logits);
+        self.engine.put_back_outputs(outputs);
         true
     }
 
@@ -280,7 +297,7 @@ impl Batcher {
             let reserved: usize = self.running.iter().map(|a| n_pages(a).saturating_sub(a.sequence.n_pages())).sum();
             let answer = &self.waiting[&id];
             // What others have already takes no room.
-            let (_, n_there) = self.engine.n_shared(&answer.new_sequence(), &answer.ids);
+            let (_, n_there) = self.engine.n_shared(&answer.new_sequence(), &answer.ids[..answer.next_output()]);
             let needed = n_pages(answer) - n_there;
             if !self.running.is_empty() && needed + reserved > pages.n_free() {
                 return;
@@ -341,9 +358,8 @@ impl Batcher {
         if answer.begun {
             return;
         }
-        // The last token is computed in any case, and every one from the first to be scored.
-        let len = (answer.ids.len() - 1).min(answer.next_score - 1);
-        let ids = &answer.ids[..len];
+        // The last token is computed in any case, and every one from the first to be scored or pooled.
+        let ids = &answer.ids[..answer.next_output()];
         let (n_there, _) = self.engine.n_shared(&answer.sequence, ids);
         let soon = before.iter().filter(|other| {
             other.request.scope == answer.request.scope && other.request.adapter == answer.request.adapter
@@ -405,9 +421,11 @@ impl Batcher {
                 constraints.extend(answer.request.constraint.as_deref_mut());
             }
             ids.push([&answer.ids[start..start + share.n], &share.guesses].concat());
-            sequences.push((&mut answer.sequence, share.n_outputs + share.guesses.len()));
+            let n_rows = share.n_outputs + share.guesses.len();
+            let (n_outputs, n_states) = if answer.mean.is_some() { (0, n_rows) } else { (n_rows, 0) };
+            sequences.push((&mut answer.sequence, n_outputs, n_states));
         }
-        let work = |((sequence, n_outputs), ids)| Work { sequence, ids, n_outputs };
+        let work = |((sequence, n_outputs, n_states), ids)| Work { sequence, ids, n_outputs, n_states };
         let mut works: Vec<Work<'_>> = sequences.into_iter().zip(ids.iter().map(Vec::as_slice)).map(work).collect();
         std::thread::scope(|scope| {
             if !constraints.is_empty() {
@@ -432,13 +450,9 @@ impl Batcher {
     ) -> Option<Answer> {
         let (id, context) = (answer.id, self.context());
         let mut rows = rows.chunks_exact(self.engine.model().config().vocab_size);
-        self.queue.charge(answer.request.scope, share.n);
         // Where its own tokens end in the cache.
         let end = answer.sequence.ids().len() - share.guesses.len();
-        if answer.n_picked() == 0 {
-            let (n_cached, n_prompt) = (answer.n_cached, answer.request.prompt.len());
-            on_event(id, Event::Prefill { done: end - n_cached, total: n_prompt - n_cached, cached: n_cached });
-        }
+        self.computed(&answer, share, end, on_event);
         let complete = end == answer.ids.len();
         for (position, logits) in (end - share.n_outputs..end - usize::from(complete)).zip(&mut rows) {
             if let Err(error) = check_finite(logits, position) {
@@ -494,6 +508,39 @@ impl Batcher {
         }
         self.engine.publish(&mut answer.sequence);
         Some(answer)
+    }
+
+    /// Takes the hidden states of a request's tokens, `[outputs, dim]`. The request, unless it has ended.
+    fn pool(
+        &mut self,
+        mut answer: Answer,
+        share: &Share,
+        rows: &[f32],
+        on_event: &mut dyn FnMut(RequestId, Event),
+    ) -> Option<Answer> {
+        let end = answer.sequence.ids().len();
+        self.computed(&answer, share, end, on_event);
+        let mean = answer.mean.as_mut().expect("a mean is wanted");
+        if let Err(error) = mean.push(rows) {
+            return self.fail(answer, error, on_event);
+        }
+        if end < answer.ids.len() {
+            return Some(answer);
+        }
+        on_event(answer.id, Event::Pooled(mean.get()));
+        self.engine.release(answer.sequence);
+        on_event(answer.id, Event::Finished(Finish::Length));
+        None
+    }
+
+    /// Counts the tokens that were computed for a request, and tells how far its prompt is; `end` is where its own
+    /// tokens end in the cache.
+    fn computed(&mut self, answer: &Answer, share: &Share, end: usize, on_event: &mut dyn FnMut(RequestId, Event)) {
+        self.queue.charge(answer.request.scope, share.n);
+        if answer.n_picked() == 0 {
+            let (n_cached, n_prompt) = (answer.n_cached, answer.request.prompt.len());
+            on_event(answer.id, Event::Prefill { done: end - n_cached, total: n_prompt - n_cached, cached: n_cached });
+        }
     }
 
     /// Ends a request that can't go on, and forgets what led there: its logits may be damaged.

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::pages::{Pages, Parent, Scope};
-use puna_llama::{Batch, Model, PAGE_LEN, Span};
+use puna_llama::{Batch, Input, Model, Outputs, PAGE_LEN, Span};
 
 /// Logits computed at once when all are wanted: at a vocabulary of 128,256, 64 rows are 33 MB.
 pub(crate) const SCORE_ROWS: usize = 64;
@@ -13,7 +13,7 @@ pub struct Engine {
     pages: Pages,
     context: usize,
     chunk: usize,
-    logits: Vec<f32>,
+    outputs: Outputs,
     bytes_read: u64,
 }
 
@@ -60,6 +60,8 @@ pub(crate) struct Work<'a> {
     pub ids: &'a [u32],
     /// Of how many of them, the last, the logits are wanted.
     pub n_outputs: usize,
+    /// Of how many of them, the last, the final hidden states are wanted.
+    pub n_states: usize,
 }
 
 impl Engine {
@@ -67,7 +69,7 @@ impl Engine {
     pub fn new(model: Box<dyn Model>, context: usize) -> Engine {
         let pages = Pages::new(model.kv_shape().n_pages);
         let chunk = model.max_batch();
-        Engine { model, pages, context, chunk, logits: Vec::new(), bytes_read: 0 }
+        Engine { model, pages, context, chunk, outputs: Outputs::default(), bytes_read: 0 }
     }
 
     /// The model.
@@ -193,7 +195,7 @@ impl Engine {
                 return Ok(None);
             }
         }
-        Ok(Some(&self.logits))
+        Ok(Some(&self.outputs.logits))
     }
 
     /// Appends one token and returns the logits after it.
@@ -201,14 +203,13 @@ impl Engine {
         self.decode_together(&mut [sequence], &[id])
     }
 
-    /// Logits of the last forward pass, `[rows, vocab_size]`: those of all works, one after another. To be put back, for
-    /// the memory's sake.
-    pub(crate) fn take_logits(&mut self) -> Vec<f32> {
-        std::mem::take(&mut self.logits)
+    /// What the last forward pass gave: rows of all works, one after another. To be put back, for the memory's sake.
+    pub(crate) fn take_outputs(&mut self) -> Outputs {
+        std::mem::take(&mut self.outputs)
     }
 
-    pub(crate) fn put_back_logits(&mut self, logits: Vec<f32>) {
-        self.logits = logits;
+    pub(crate) fn put_back_outputs(&mut self, outputs: Outputs) {
+        self.outputs = outputs;
     }
 
     /// Tokens that can be appended to the sequence: in one forward pass, within the context, with the pages that are
@@ -237,10 +238,10 @@ impl Engine {
         let mut works: Vec<Work<'_>> = sequences
             .iter_mut()
             .zip(ids)
-            .map(|(sequence, id)| Work { sequence, ids: std::slice::from_ref(id), n_outputs: 1 })
+            .map(|(sequence, id)| Work { sequence, ids: std::slice::from_ref(id), n_outputs: 1, n_states: 0 })
             .collect();
         self.run_checked(&mut works)?;
-        Ok(&self.logits)
+        Ok(&self.outputs.logits)
     }
 
     /// Logits after every token: `each(position, logits)`.
@@ -262,7 +263,7 @@ impl Engine {
         for chunk in ids.chunks(self.chunk.min(SCORE_ROWS)) {
             let start = sequence.ids.len();
             self.forward(sequence, chunk, chunk.len())?;
-            for (i, logits) in self.logits.chunks_exact(vocab_size).enumerate() {
+            for (i, logits) in self.outputs.logits.chunks_exact(vocab_size).enumerate() {
                 each(start + i, logits);
             }
         }
@@ -270,7 +271,7 @@ impl Engine {
     }
 
     fn forward(&mut self, sequence: &mut Sequence, ids: &[u32], n_outputs: usize) -> Result<(), Error> {
-        self.run_checked(&mut [Work { sequence, ids, n_outputs }])
+        self.run_checked(&mut [Work { sequence, ids, n_outputs, n_states: 0 }])
     }
 
     /// [`run`](Self::run), and no sequence has changed where logits are not finite.
@@ -281,17 +282,17 @@ impl Engine {
             let end = work.sequence.ids.len();
             end - work.n_outputs..end
         });
-        let checked =
-            self.logits.chunks_exact(vocab_size).zip(positions).try_for_each(|(row, at)| check_finite(row, at));
+        let rows = self.outputs.logits.chunks_exact(vocab_size);
+        let checked = rows.zip(positions).try_for_each(|(row, at)| check_finite(row, at));
         if checked.is_err() {
             self.take_back(works);
         }
         checked
     }
 
-    /// Appends their tokens to several sequences in one forward pass. The logits that were asked for are then in
-    /// [`Engine::take_logits`]; they are not checked to be finite: some of the tokens may be guesses that the model would never
-    /// have made. After an error no sequence has changed.
+    /// Appends their tokens to several sequences in one forward pass. What was asked for is then in
+    /// [`Engine::take_outputs`]; it is not checked to be finite: some of the tokens may be guesses that the model would
+    /// never have made. After an error no sequence has changed.
     pub(crate) fn run(&mut self, works: &mut [Work<'_>]) -> Result<(), Error> {
         let reserved = works.iter_mut().try_for_each(|work| self.reserve(work.sequence, work.ids.len()));
         if let Err(error) = reserved {
@@ -329,13 +330,15 @@ impl Engine {
             })
             .collect();
         let adapters: Vec<Option<u32>> = works.iter().map(|work| work.sequence.adapter).collect();
-        let mut outputs = Vec::new();
+        let (mut outputs, mut states) = (Vec::new(), Vec::new());
         let mut row = 0;
         for work in works {
             row += work.ids.len();
             outputs.extend(row - work.n_outputs..row);
+            states.extend(row - work.n_states..row);
         }
-        self.model.forward(&Batch { ids: &ids, spans: &spans, outputs: &outputs }, &adapters, &mut self.logits)?;
+        let batch = Batch { ids: &ids, spans: &spans, outputs: &outputs };
+        self.model.forward(&Input { batch, adapters: &adapters, states: &states }, &mut self.outputs)?;
         let kv_shape = self.model.kv_shape();
         let kv_bytes: u64 = spans.iter().map(|span| kv_shape.bytes_at(span.start + span.len)).sum();
         self.bytes_read += self.model.bytes_per_token() + kv_bytes;
@@ -363,7 +366,7 @@ pub(crate) fn check_length(ids: &[u32], context: usize) -> Result<(), Error> {
     }
 }
 
-/// Refuses NaN and infinity among the logits after the token at `position`.
-pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<(), Error> {
-    if logits.iter().all(|logit| logit.is_finite()) { Ok(()) } else { Err(Error::NotFinite { position }) }
+/// Refuses NaN and infinity among the logits, or the hidden states, that came of the token at `position`.
+pub(crate) fn check_finite(row: &[f32], position: usize) -> Result<(), Error> {
+    if row.iter().all(|value| value.is_finite()) { Ok(()) } else { Err(Error::NotFinite { position }) }
 }

@@ -5,6 +5,7 @@
 //! No text, files, sockets or clock here, so that all of it can be tested with a small fake model.
 
 mod batcher;
+mod mean;
 mod request;
 mod schedule;
 
@@ -43,9 +44,11 @@ pub enum Error {
     #[error("the prompt is empty: expected at least one token")]
     Empty,
     /// The model computed NaN or infinity.
-    #[error("the logits after token {position} are not finite: the weights are damaged, or overflow on this input")]
+    #[error(
+        "what the model computed of token {position} is not finite: the weights are damaged, or overflow on this input"
+    )]
     NotFinite {
-        /// Position of the token whose logits they are.
+        /// Position of the token whose logits, or hidden states, they are.
         position: usize,
     },
     /// The answer's constraint can't go on.

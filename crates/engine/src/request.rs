@@ -25,12 +25,14 @@ pub struct Request {
     pub top: usize,
     /// The prompt's tokens are to be scored too.
     pub prompt_scores: Option<PromptScores>,
+    /// The mean of the prompt's hidden states is wanted, and nothing else: no tokens, no scores.
+    pub pool: bool,
     /// Guesses what follows while nobody else waits for a token. The answer is the same.
     pub speculate: bool,
 }
 
 impl Request {
-    /// A prompt in the default scope, without constraint, adapter or scores, that may be guessed ahead.
+    /// A prompt in the default scope, without constraint, adapter, scores or mean, that may be guessed ahead.
     pub fn new(prompt: Vec<u32>, sampling: Sampling, limits: Limits) -> Request {
         Request {
             prompt,
@@ -42,6 +44,7 @@ impl Request {
             adapter: None,
             top: 0,
             prompt_scores: None,
+            pool: false,
             speculate: true,
         }
     }
@@ -50,11 +53,15 @@ impl Request {
     ///
     /// # Errors
     /// When it can't be answered: no prompt, one longer than the context, a token that the model does not have, a parameter
-    /// out of its range.
+    /// out of its range, tokens or scores beside a mean.
     pub fn check(&self, vocab_size: usize, context: usize) -> Result<(), Error> {
         check_length(&self.prompt, context)?;
         if let Some(&id) = self.prompt.iter().find(|id| **id as usize >= vocab_size) {
             return Err(puna_llama::Error::Token { id, vocab_size }.into());
+        }
+        if self.pool && (self.limits.max_tokens > 0 || self.prompt_scores.is_some()) {
+            let found = format!("max_tokens {}, prompt_scores {:?}", self.limits.max_tokens, self.prompt_scores);
+            return Err(Error::Parameter { name: "pool", expected: "no tokens and no scores beside it".into(), found });
         }
         self.sampling.check(vocab_size)
     }
@@ -101,6 +108,8 @@ pub enum Event {
         /// What the model thought of it.
         score: Scored,
     },
+    /// The mean of the final hidden states of all the prompt's tokens, `[dim]`, if it was asked for.
+    Pooled(Vec<f32>),
     /// One more token of the answer. A stop token is told too, as the last.
     Token(Scored),
     /// The answer has ended. Nothing comes behind it.

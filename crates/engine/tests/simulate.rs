@@ -82,6 +82,7 @@ impl Constraint for Sieve {
 #[derive(Clone, Debug, PartialEq)]
 enum Told {
     Score(usize, u32, u32),
+    Pooled([u32; 2]),
     Token(u32, u32),
     Finished(Finish),
     Failed,
@@ -94,6 +95,15 @@ fn alone(model: &Fake, context: usize, request: &Request) -> Vec<Told> {
     let finite = |logits: &[f32]| logits.iter().all(|logit| logit.is_finite());
     let mut ids = request.prompt.clone();
     let mut constraint = request.constraint.clone();
+    if request.pool {
+        let state = |n| model.state(model.hash(&ids[..n], request.adapter), ids[n - 1]);
+        let states: Vec<[f32; 2]> = (1..=ids.len()).map(state).collect();
+        if !finite(states.as_flattened()) {
+            return vec![Told::Failed];
+        }
+        let mean = [0, 1].map(|i| states.iter().map(|state| f64::from(state[i])).sum::<f64>() / ids.len() as f64);
+        return vec![Told::Pooled(mean.map(|mean| (mean as f32).to_bits())), Told::Finished(Finish::Length)];
+    }
     for position in request.prompt_scores.map_or(ids.len(), |scores| scores.from.max(1))..ids.len() {
         let logits = model.logits(&ids[..position], request.adapter);
         if !finite(&logits) {
@@ -163,6 +173,7 @@ fn request(random: &mut Random, context: usize) -> Request {
     let prompt = prompt(random, context);
     let temperature = if random.chance(50) { 0.0 } else { 0.8 };
     let from = random.below(prompt.len());
+    let pool = random.chance(15);
     Request {
         sampling: Sampling {
             temperature,
@@ -172,14 +183,19 @@ fn request(random: &mut Random, context: usize) -> Request {
         },
         seed: random.next(),
         limits: Limits {
-            max_tokens: if random.chance(10) { usize::MAX } else { random.below(80) },
+            max_tokens: match pool {
+                true => 0,
+                false if random.chance(10) => usize::MAX,
+                false => random.below(80),
+            },
             stop_tokens: if random.chance(50) { vec![random.below(VOCAB) as u32] } else { vec![] },
         },
         constraint: random.chance(30).then(|| Sieve::boxed(random.next() >> 8, 1 + random.below(100))),
         scope: Scope([random.below(3) as u8; 32]),
         adapter: if random.chance(40) { Some(random.below(2) as u32) } else { None },
         top: random.below(3),
-        prompt_scores: random.chance(15).then_some(PromptScores { from, top: 2 }),
+        prompt_scores: (!pool && random.chance(15)).then_some(PromptScores { from, top: 2 }),
+        pool,
         speculate: random.chance(70),
         prompt,
     }
@@ -250,6 +266,10 @@ fn simulate(seed: u64, faulty: Option<usize>) -> Result<usize, String> {
                 Event::PromptScore { position, score } => {
                     let (token, bits) = scored(score, 2);
                     told.push(Told::Score(position, token, bits));
+                }
+                Event::Pooled(mean) => {
+                    let mean = mean.try_into().expect("as wide as the model");
+                    told.push(Told::Pooled(<[f32; 2]>::map(mean, f32::to_bits)));
                 }
                 Event::Token(score) => {
                     let (token, bits) = scored(score, request.top);

@@ -264,9 +264,9 @@ fn what_does_not_pay_ends_by_the_clock() {
     let n_rows = Arc::new(Mutex::new(0.0));
     let computed = n_rows.clone();
     let fake = Box::new(Fake::new(VOCAB, 256, 1));
-    let mut batcher = batcher(Through::new(fake, move |model, batch, adapters, logits| {
-        *computed.lock().unwrap() += batch.ids.len() as f64;
-        model.forward(batch, adapters, logits)
+    let mut batcher = batcher(Through::new(fake, move |model, input, outputs| {
+        *computed.lock().unwrap() += input.batch.ids.len() as f64;
+        model.forward(input, outputs)
     }));
     // Every other guess is right.
     let half =

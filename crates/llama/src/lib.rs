@@ -15,7 +15,7 @@ mod rope;
 mod weights;
 
 pub use cost::{TrainingBytes, activation_bytes, operations, training_bytes, training_operations};
-pub use model::{Llama, Model, Through, kv_shape};
+pub use model::{Input, Llama, Model, Outputs, Through, kv_shape};
 pub use puna_backend::{Batch, KvFormat, KvShape, PAGE_LEN, Span};
 pub use puna_checkpoint::Config;
 pub use rope::inverse_frequencies;

@@ -1,4 +1,4 @@
-//! The forward pass of inference: embedding, [layers](crate::layer), logits.
+//! The forward pass of inference: embedding, [layers](crate::layer), hidden states, logits.
 
 use crate::layer::{Pass, State};
 use crate::weights::{LoadOptions, Loader, Weights, source};
@@ -7,6 +7,26 @@ use puna_backend::{Backend, Batch, KvFormat, KvShape, MatrixSource, PAGE_LEN, Va
 use puna_checkpoint::{Checkpoint, Config, Name, adapter::Adapter};
 use puna_format::Format;
 use std::sync::Arc;
+
+/// What a forward pass computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Its tokens; among them, those whose logits are wanted.
+    pub batch: Batch<'a>,
+    /// The adapter of each span, if it has one.
+    pub adapters: &'a [Option<u32>],
+    /// Rows whose final hidden states are wanted, ascending.
+    pub states: &'a [usize],
+}
+
+/// What a forward pass gives; each replaces what was there.
+#[derive(Clone, Debug, Default)]
+pub struct Outputs {
+    /// `[input.batch.outputs.len(), vocab_size]`
+    pub logits: Vec<f32>,
+    /// Hidden states behind the final norm, which the output matrix would make logits of, `[input.states.len(), dim]`.
+    pub states: Vec<f32>,
+}
 
 /// A loaded model with its KV cache, whatever computes it.
 pub trait Model: Send {
@@ -20,19 +40,18 @@ pub trait Model: Send {
     fn describe(&self) -> String;
     /// Weights that one token reads, in bytes: all but the embedding, of which a token reads one row.
     fn bytes_per_token(&self) -> u64;
-    /// Computes the batch's tokens, appends their keys and values to the cache, and leaves the logits
-    /// `[batch.outputs.len(), vocab_size]` in `logits`. `adapters` names the adapter of each span, if it has one.
+    /// Computes the batch's tokens, appends their keys and values to the cache, and leaves what is wanted in `outputs`.
     ///
     /// # Errors
     /// When a token id is not in the vocabulary or the machine gives no more memory for the cache.
-    fn forward(&mut self, batch: &Batch<'_>, adapters: &[Option<u32>], logits: &mut Vec<f32>) -> Result<(), Error>;
+    fn forward(&mut self, input: &Input<'_>, outputs: &mut Outputs) -> Result<(), Error>;
 }
 
 /// Runs a forward pass of the model that it is given; the rest is as in [`Model::forward`].
-type Forward = dyn FnMut(&mut dyn Model, &Batch<'_>, &[Option<u32>], &mut Vec<f32>) -> Result<(), Error> + Send;
+type Forward = dyn FnMut(&mut dyn Model, &Input<'_>, &mut Outputs) -> Result<(), Error> + Send;
 
-/// A model whose forward passes go through a function: it runs them, and may watch them or change their logits. All else
-/// is the model's own.
+/// A model whose forward passes go through a function: it runs them, and may watch them or change their outputs. All
+/// else is the model's own.
 pub struct Through {
     model: Box<dyn Model>,
     forward: Box<Forward>,
@@ -42,7 +61,7 @@ impl Through {
     /// Puts a function in front of a model.
     pub fn new(
         model: Box<dyn Model>,
-        forward: impl FnMut(&mut dyn Model, &Batch<'_>, &[Option<u32>], &mut Vec<f32>) -> Result<(), Error> + Send + 'static,
+        forward: impl FnMut(&mut dyn Model, &Input<'_>, &mut Outputs) -> Result<(), Error> + Send + 'static,
     ) -> Through {
         Through { model, forward: Box::new(forward) }
     }
@@ -69,8 +88,8 @@ impl Model for Through {
         self.model.bytes_per_token()
     }
 
-    fn forward(&mut self, batch: &Batch<'_>, adapters: &[Option<u32>], logits: &mut Vec<f32>) -> Result<(), Error> {
-        (self.forward)(&mut *self.model, batch, adapters, logits)
+    fn forward(&mut self, input: &Input<'_>, outputs: &mut Outputs) -> Result<(), Error> {
+        (self.forward)(&mut *self.model, input, outputs)
     }
 }
 
@@ -164,8 +183,9 @@ impl<B: Backend> Model for Llama<B> {
         self.bytes_per_token
     }
 
-    fn forward(&mut self, batch: &Batch<'_>, adapters: &[Option<u32>], logits: &mut Vec<f32>) -> Result<(), Error> {
+    fn forward(&mut self, input: &Input<'_>, outputs: &mut Outputs) -> Result<(), Error> {
         let (backend, config, weights, s) = (&self.backend, &self.config, &self.weights, &mut self.state);
+        let Input { batch, adapters, states } = input;
         assert!(batch.ids.len() <= self.max_batch, "{} tokens in a batch of {}", batch.ids.len(), self.max_batch);
         if let Some(&id) = batch.ids.iter().find(|id| **id as usize >= config.vocab_size) {
             return Err(Error::Token { id, vocab_size: config.vocab_size });
@@ -174,7 +194,7 @@ impl<B: Backend> Model for Llama<B> {
         let asked: Vec<Option<u32>> = batch
             .spans
             .iter()
-            .zip(adapters)
+            .zip(*adapters)
             .flat_map(|(span, adapter)| std::iter::repeat_n(*adapter, span.len))
             .collect();
         let pass = Pass::new(backend, config, &self.inverse_frequencies, batch, &asked);
@@ -185,16 +205,24 @@ impl<B: Backend> Model for Llama<B> {
             next.into_iter().for_each(|linear| backend.expect(&linear.weight));
             pass.layer(layer, &mut self.cache, i, s, &mut ())?;
         }
-        logits.clear();
+        outputs.logits.clear();
+        outputs.states.clear();
+        let final_norm = |rows: &[usize], s: &mut State<B>| {
+            backend.gather(&s.x, rows, &mut s.block);
+            backend.rms_norm(&s.block, &weights.output_norm, config.norm_eps, &mut s.normed);
+        };
+        if !states.is_empty() {
+            final_norm(states, s);
+            backend.read(&s.normed, &mut outputs.states);
+        }
         if !batch.outputs.is_empty() {
             // Only the rows that are asked for: the output matrix is a tenth to a fifth of a small model.
-            backend.gather(&s.x, batch.outputs, &mut s.block);
-            backend.rms_norm(&s.block, &weights.output_norm, config.norm_eps, &mut s.normed);
+            final_norm(batch.outputs, s);
             let mut out = backend.activations(batch.outputs.len(), config.vocab_size)?;
             backend.matmul(&s.normed, &weights.output.weight, &mut out);
             let asked: Vec<Option<u32>> = batch.outputs.iter().map(|row| asked[*row]).collect();
             weights.output.add_adapters(backend, &s.normed, batch.outputs.len(), &asked, &mut out)?;
-            backend.read(&out, logits);
+            backend.read(&out, &mut outputs.logits);
         }
         Ok(())
     }

@@ -211,14 +211,23 @@ fn without_a_key_nobody_gets_in() {
 #[test]
 fn a_key_is_good_for_its_scopes_and_models_until_it_is_revoked() {
     let home = Home::new();
-    let files = ["chat", "metrics", "admin"].map(|scope| home.key(scope, &["--scope", scope]));
-    let [chat_key, metrics_key, admin_key] = &files;
+    let files = ["chat", "embeddings", "metrics", "admin"].map(|scope| home.key(scope, &["--scope", scope]));
+    let [chat_key, embeddings_key, metrics_key, admin_key] = &files;
     let elsewhere = home.key("elsewhere", &["--models", "another"]);
     let server = home.serve(&["--require-key"]);
-    for (key, metrics, completions) in [(chat_key, 403, 200), (metrics_key, 200, 403), (admin_key, 200, 200)] {
+    for (key, metrics, completions, embeddings) in [
+        (chat_key, 403, 200, 403),
+        (embeddings_key, 403, 403, 200),
+        (metrics_key, 200, 403, 403),
+        (admin_key, 200, 200, 200),
+    ] {
         assert_eq!(server.get("/metrics", key), metrics);
         let (status, _, answer) = server.post("/v1/chat/completions", key, &chat(2));
         assert_eq!(status, completions, "{answer}");
+        for path in ["/v1/embeddings", "/api/embed"] {
+            let (status, _, answer) = server.post(path, key, &json!({"input": "A llama"}));
+            assert_eq!(status, embeddings, "{path}: {answer}");
+        }
         assert_eq!(server.get("/v1/models", key), 200);
     }
     let (status, _, body) = server.ask("POST", "/v1/messages", &[bearer(metrics_key)], &chat(2).to_string());
@@ -263,6 +272,9 @@ fn what_is_used_counts_and_is_recorded() {
     let events: Vec<&str> = events.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
     add(&serde_json::from_str::<Value>(events[events.len() - 2]).unwrap()["usage"]);
     assert_eq!(server.post("/v1/chat/completions", &rare, &chat(1)).0, 200);
+    let (status, _, answer) = server.post("/v1/embeddings", &busy, &json!({"input": ["a llama", "it", "a llama"]}));
+    assert_eq!(status, 200, "{answer}");
+    let embedded = answer["usage"]["prompt_tokens"].as_u64().unwrap();
     let messages = &chat(1)["messages"];
     for (path, body, kind) in [
         ("/v1/chat/completions", chat(1), "/error/type"),
@@ -276,13 +288,14 @@ fn what_is_used_counts_and_is_recorded() {
         let wait = head.lines().find_map(|line| line.strip_prefix("retry-after: ")).unwrap();
         assert!((1..=60).contains(&wait.parse::<u64>().unwrap()), "{wait}");
     }
-    let all = |usage: &[Value]| usage.iter().map(|row| row["requests"].as_u64().unwrap()).sum::<u64>() == 7;
+    let all = |usage: &[Value]| usage.iter().map(|row| row["requests"].as_u64().unwrap()).sum::<u64>() == 8;
     let usage = home.usage_until("key,endpoint", all);
     let row = |key: &str, endpoint: &str| {
         let row = usage.iter().find(|row| row["key_name"] == key && row["endpoint"] == endpoint).unwrap();
         ["requests", "failed", "prompt_tokens", "generated_tokens"].map(|name| row[name].as_u64().unwrap())
     };
     assert_eq!(row("busy", "/v1/chat/completions"), [3, 0, prompt, generated]);
+    assert_eq!(row("busy", "/v1/embeddings"), [1, 0, embedded, 0]);
     assert_eq!(row("rare", "/v1/chat/completions")[..2], [2, 1]);
     assert_eq!(row("rare", "/v1/messages"), [1, 1, 0, 0]);
     assert_eq!(row("rare", "/api/chat"), [1, 1, 0, 0]);

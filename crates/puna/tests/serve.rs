@@ -5,6 +5,7 @@
 mod model;
 
 use model::{Files, SHAPE, text};
+use puna_text::base64;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -142,6 +143,95 @@ fn prompts_are_scored() {
             assert!(top.as_object().unwrap().values().all(|other| other.as_f64().unwrap() <= 0.0));
         }
     }
+}
+
+#[test]
+fn texts_become_vectors() {
+    // Fewer places than texts: they are computed all the same, some at a time.
+    for server in [Server::start(&[]), Server::start(&["--parallel", "1", "--queue", "1"])] {
+        let embed = |body: Value| {
+            let (status, answer) = server.post("/v1/embeddings", &body);
+            assert_eq!((status, &answer["object"]), (200, &json!("list")), "{answer}");
+            answer
+        };
+        let texts: Vec<String> = (0..40).map(|i| format!("{} llamas eat grass.", "So ".repeat(i))).collect();
+        let all = embed(json!({"input": texts, "model": "cria", "user": "somebody"}));
+        assert_eq!(all["data"].as_array().unwrap().len(), 40);
+        for (index, one) in all["data"].as_array().unwrap().iter().enumerate() {
+            assert_eq!((&one["index"], &one["object"]), (&json!(index), &json!("embedding")));
+            let square: f64 = one["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap().powi(2)).sum();
+            assert!((square - 1.0).abs() < 1e-5, "{index}: {square}");
+        }
+        // Alone, as token ids, as base64, under Ollama's API: the same to the last bit.
+        let mut n_tokens = 0;
+        for (index, text) in texts.iter().enumerate() {
+            let (_, ids) = server.post("/tokenize", &json!({"prompt": text, "add_special_tokens": true}));
+            n_tokens += ids["count"].as_u64().unwrap();
+            if ![0, 17, 39].contains(&index) {
+                continue;
+            }
+            let expected = &all["data"][index]["embedding"];
+            let dim = expected.as_array().unwrap().len();
+            let alone = embed(json!({"input": text, "dimensions": dim}));
+            assert_eq!(&alone["data"][0]["embedding"], expected);
+            assert_eq!(
+                (&alone["usage"]["prompt_tokens"], &alone["usage"]["total_tokens"]),
+                (&ids["count"], &ids["count"])
+            );
+            assert_eq!(&embed(json!({"input": ids["tokens"]}))["data"][0]["embedding"], expected);
+            let twice = embed(json!({"input": [ids["tokens"], [1, 2, 3]], "encoding_format": "base64"}));
+            let values = expected.as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32);
+            let mut encoded = String::new();
+            base64::encode(&values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>(), &mut encoded);
+            assert_eq!(twice["data"][0]["embedding"], encoded);
+            let (status, ollama) = server.post("/api/embed", &json!({"input": [text], "truncate": false}));
+            assert_eq!(
+                (status, &ollama["embeddings"][0], &ollama["prompt_eval_count"]),
+                (200, expected, &ids["count"])
+            );
+        }
+        assert_eq!(all["usage"], json!({"prompt_tokens": n_tokens, "total_tokens": n_tokens}));
+        // The name of a special token is only text here.
+        let (_, special) = server.post("/tokenize", &json!({"prompt": "<|eot_id|>", "add_special_tokens": true}));
+        assert_eq!(special["count"], 2);
+        assert!(embed(json!({"input": "<|eot_id|>"}))["usage"]["total_tokens"].as_u64().unwrap() > 2);
+    }
+}
+
+#[test]
+fn what_has_no_vector_is_refused() {
+    let server = Server::start(&[]);
+    for (body, named) in [
+        (json!({}), "input: expected a value"),
+        (json!({"input": ""}), "input: expected texts with something in them"),
+        (json!({"input": ["a", ""]}), "input: expected texts with something in them"),
+        (json!({"input": []}), "input[0]: prompt: the prompt is empty"),
+        (json!({"input": ["a", []]}), "input[1]: prompt: the prompt is empty"),
+        (json!({"input": {"a": 1}}), "input: expected a text"),
+        (json!({"input": ["a", 1]}), "input: expected a text"),
+        (json!({"input": [1, -1]}), "input: expected a text"),
+        (json!({"input": [1, 1_000_000]}), "input[0]: prompt: token id 1000000"),
+        (json!({"input": ["a", "a ".repeat(5000)]}), "input[1]: the prompt has"),
+        (json!({"input": vec!["a"; 3000]}), "input: expected at most 2048"),
+        (json!({"input": "a", "dimensions": 7}), "dimensions: expected"),
+        (json!({"input": "a", "dimensions": -1}), "dimensions: "),
+        (json!({"input": "a", "encoding_format": "int8"}), "encoding_format: "),
+        (json!({"input": "a", "stream": true}), "stream: "),
+        (json!({"input": "a", "model": "text-embedding-3-small"}), "model: expected cria"),
+    ] {
+        let (status, answer) = server.post("/v1/embeddings", &body);
+        assert!((400..500).contains(&status), "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().starts_with(named), "{named}: {answer}");
+        // Ollama's has no encodings, and the same errors in its own shape.
+        if body.get("encoding_format").is_none() {
+            let (status, ollama) = server.post("/api/embed", &body);
+            assert!((400..500).contains(&status), "{ollama}");
+            assert_eq!(ollama["error"], answer["error"]["message"]);
+        }
+    }
+    let (status, answer) = server.post("/api/embed", &json!({"input": "a", "truncate": true}));
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer["error"].as_str().unwrap().starts_with("truncate: expected false"), "{answer}");
 }
 
 /// cria knows nothing of schemas, so what fits one does so because nothing else could be said.

@@ -231,7 +231,7 @@ impl Need {
             // The page's frame asks for the key; it and its files are the same for everybody.
             "/health" | "/ready" | "/" | "/page/{file}" => Need::Nothing,
             "/metrics" => Need::Scope(Scope::Metrics),
-            "/v1/embeddings" => Need::Scope(Scope::Embeddings),
+            "/v1/embeddings" | "/api/embed" => Need::Scope(Scope::Embeddings),
             // What is served, which programs look up first; and addresses that do not exist.
             "/v1/models" | "/v1/models/{*name}" | "/api/tags" | "/api/show" | "/api/version" | "/tokenizer_info"
             | "/openapi.json" | "none" => Need::Key,

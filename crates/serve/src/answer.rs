@@ -35,6 +35,8 @@ pub struct Ask {
     pub top: usize,
     /// Whether the prompt is scored.
     pub prompt_scores: Option<PromptScores>,
+    /// Whether the mean of the prompt's hidden states is wanted, and no answer; [`Pooling`] sets it.
+    pub pool: bool,
 }
 
 impl Ask {
@@ -50,6 +52,7 @@ impl Ask {
             adapter,
             top: 0,
             prompt_scores: None,
+            pool: false,
         }
     }
 }
@@ -103,7 +106,10 @@ pub fn start(app: &Arc<App>, caller: Caller, asks: impl IntoIterator<Item = Ask>
     let mut asks = asks.into_iter().enumerate().peekable();
     let scope = app.access.scope(&caller);
     let meter = Meter::new(app, caller, asks.peek().and_then(|(_, ask)| ask.adapter));
-    let submit = |(idx, ask)| Answering::submit(app, &meter, scope, idx, ask);
+    let submit = |(idx, ask): (usize, Ask)| {
+        meter.admit(&ask.prompt, ask.max_tokens)?;
+        Answering::submit(app, &meter, scope, idx, ask)
+    };
     let answers = asks.map(submit).collect::<Result<Vec<_>, _>>();
     let answers = answers.inspect_err(|error| meter.refuse(error))?;
     meter.complete();
@@ -113,6 +119,78 @@ pub fn start(app: &Arc<App>, caller: Caller, asks: impl IntoIterator<Item = Ask>
         tokio::spawn(async move { answering.forward(&app, idx, &send).await });
     }
     Ok(receive)
+}
+
+/// Means of hidden states that are computed for one caller, with one adapter or none.
+pub struct Pooling<'a> {
+    app: &'a App,
+    meter: Arc<Meter>,
+    scope: Scope,
+    adapter: Option<u32>,
+}
+
+impl<'a> Pooling<'a> {
+    /// Lets in some prompts, no two of them equal; none of them is computed yet.
+    ///
+    /// # Errors
+    /// When the caller may not ask this, or not now.
+    pub fn new(
+        app: &'a App,
+        caller: Caller,
+        prompts: &[Vec<u32>],
+        adapter: Option<u32>,
+    ) -> Result<Pooling<'a>, ApiError> {
+        let scope = app.access.scope(&caller);
+        let meter = Meter::new(app, caller, adapter);
+        let admitted = prompts.iter().try_for_each(|prompt| meter.admit(prompt, Some(0)));
+        admitted.inspect_err(|error| meter.refuse(error))?;
+        meter.complete();
+        Ok(Pooling { app, meter, scope, adapter })
+    }
+
+    /// Begins to compute the mean of the hidden states of the prompt that was let in under this number. The future gives
+    /// it; dropped, it ends that.
+    ///
+    /// # Errors
+    /// When the prompt can't be computed, or not now.
+    pub fn begin(
+        &self,
+        idx: usize,
+        prompt: Vec<u32>,
+    ) -> Result<impl Future<Output = Result<Vec<f32>, ApiError>> + use<'a>, ApiError> {
+        let app = self.app;
+        let ask = Ask { max_tokens: Some(0), pool: true, ..Ask::new(prompt, Sampling::default(), self.adapter) };
+        let mut answering = Answering::submit(app, &self.meter, self.scope, idx, ask)?;
+        Ok(async move {
+            let mut mean = Vec::new();
+            let result = loop {
+                match answering.events.recv().await {
+                    Some(Event::Pooled(pooled)) => mean = pooled,
+                    Some(Event::Finished(_)) => break Ok(mean),
+                    Some(Event::Failed(error)) => break Err(error.into()),
+                    Some(_) => {}
+                    None => break Err(broken_off()),
+                }
+            };
+            app.metrics.whole.observe(answering.start.elapsed().as_secs_f64());
+            result
+        })
+    }
+
+    /// Ends them all, because one of them could not be computed.
+    pub fn refuse(self, error: ApiError) -> ApiError {
+        self.meter.refuse(&error);
+        error
+    }
+}
+
+/// The engine's side was dropped: the engine died, or this reader was too slow for it.
+fn broken_off() -> ApiError {
+    ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "stream_dropped",
+        "the answer was broken off: its reader was too slow, or the engine has stopped",
+    )
 }
 
 /// One answer that is being made.
@@ -130,7 +208,6 @@ impl Answering {
         if ask.ignore_end && ask.constraint.is_some() {
             return Err(ApiError::field("ignore_eos", "expected false: the grammar says where the answer ends"));
         }
-        meter.admit(&ask.prompt, ask.max_tokens)?;
         // A text that names a special token means the token: it never appears in the text.
         let special = |text: &String| app.model.tokenizer.special(text);
         let mut stop_tokens: Vec<u32> = ask.stop.iter().filter_map(special).collect();
@@ -149,6 +226,7 @@ impl Answering {
             adapter: ask.adapter,
             top: ask.top,
             prompt_scores: ask.prompt_scores,
+            pool: ask.pool,
             ..Request::new(ask.prompt, ask.sampling, limits)
         };
         let counted = meter.clone();
@@ -172,7 +250,7 @@ impl Answering {
             };
             let piece = match event {
                 Some(Event::Prefill { cached, done, total }) if done == total => Ok(Piece::Begun { cached }),
-                Some(Event::Prefill { .. }) => continue,
+                Some(Event::Prefill { .. } | Event::Pooled(_)) => continue,
                 Some(Event::PromptScore { score, .. }) => Ok(Piece::PromptScore(score)),
                 Some(Event::Token(scored)) => {
                     let now = Instant::now();
@@ -204,12 +282,7 @@ impl Answering {
                     Ok(Piece::End(rest, reason))
                 }
                 Some(Event::Failed(error)) => Err(error.into()),
-                // The engine's side was dropped: the engine died, or this reader was too slow for it.
-                None => Err(ApiError::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "stream_dropped",
-                    "the answer was broken off: its reader was too slow, or the engine has stopped",
-                )),
+                None => Err(broken_off()),
             };
             let ends = matches!(piece, Ok(Piece::End(..)) | Err(_));
             if ends {

@@ -31,6 +31,12 @@ impl ApiError {
         ApiError { param: Some(name.to_owned()), ..ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", message) }
     }
 
+    /// Says that it is about one of the values that a field has.
+    #[must_use]
+    pub fn at(self, name: &str, idx: usize) -> ApiError {
+        ApiError { message: format!("{name}[{idx}]: {}", self.message), param: Some(name.to_owned()), ..self }
+    }
+
     /// Says when it is worth trying again.
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> ApiError {

@@ -20,6 +20,7 @@ mod page;
 pub mod guard;
 
 mod chat;
+mod embedding;
 mod logprobs;
 mod raw;
 mod sampling;

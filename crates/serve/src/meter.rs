@@ -121,7 +121,7 @@ impl Meter {
                 self.end(&mut count, idx, reason, 200);
             }
             Event::Failed(_) => self.end(&mut count, idx, "error", 500),
-            Event::PromptScore { .. } => {}
+            Event::PromptScore { .. } | Event::Pooled(_) => {}
         }
     }
 

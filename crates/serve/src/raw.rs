@@ -5,8 +5,8 @@ use axum::http::StatusCode;
 use puna_text::Tokenizer;
 use serde_json::Value;
 
-/// Prompts of one request at most.
-const MAX_PROMPTS: usize = 1024;
+/// Prompts of one request at most; as many as OpenAI's.
+const MAX_PROMPTS: usize = 2048;
 
 /// The tokens of a text in which special tokens are meant where their names stand. For prompts that their writer wrote
 /// whole; what users say goes through the chat format, where a name is only text.
@@ -56,21 +56,22 @@ pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     })
 }
 
-/// The prompts of a request: a text, several, token ids, or several lists of them. Texts begin with the vocabulary's first
-/// token, if `adds_bos` and they do not already; ids are taken as they are.
+/// A text's tokens behind the vocabulary's first one, if there is one and they do not begin with it already.
+pub fn begun(tokenizer: &Tokenizer, ids: Vec<u32>) -> Vec<u32> {
+    let bos = tokenizer.bos().filter(|bos| ids.first() != Some(bos));
+    bos.into_iter().chain(ids).collect()
+}
+
+/// The prompts of a request: a text, several, token ids, or several lists of them. Texts are taken as `encode` says, and
+/// ids as they are.
 ///
 /// # Errors
 /// When it is something else, or too many.
-pub fn prompts(tokenizer: &Tokenizer, name: &str, value: Value, adds_bos: bool) -> Result<Vec<Vec<u32>>, ApiError> {
+pub fn prompts(name: &str, value: Value, encode: impl Fn(&str) -> Vec<u32>) -> Result<Vec<Vec<u32>>, ApiError> {
     let wrong = || ApiError::field(name, "expected a text, token ids, or a list of either, found something else");
-    let text = |text: &str| {
-        let ids = encode(tokenizer, text);
-        let bos = tokenizer.bos().filter(|bos| adds_bos && ids.first() != Some(bos));
-        bos.into_iter().chain(ids).collect()
-    };
     let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
     let list = match value {
-        Value::String(one) => return Ok(vec![text(&one)]),
+        Value::String(one) => return Ok(vec![encode(&one)]),
         Value::Array(list) => list,
         _ => return Err(wrong()),
     };
@@ -81,7 +82,7 @@ pub fn prompts(tokenizer: &Tokenizer, name: &str, value: Value, adds_bos: bool) 
         return Err(ApiError::field(name, format!("expected at most {MAX_PROMPTS} prompts, found {}", list.len())));
     }
     let one = |value: &Value| match value {
-        Value::String(one) => Some(text(one)),
+        Value::String(one) => Some(encode(one)),
         Value::Array(ids) => ids.iter().map(id).collect(),
         _ => None,
     };

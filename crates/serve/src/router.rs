@@ -4,8 +4,8 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::guard::{self, Guard};
 use crate::routes::{
-    anthropic_messages, ollama, openai_chat, openai_completions, openai_models, openapi, page, page_answer,
-    page_shared, state, tokens,
+    anthropic_messages, ollama, openai_chat, openai_completions, openai_embeddings, openai_models, openapi, page,
+    page_answer, page_shared, state, tokens,
 };
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -19,12 +19,14 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
     let api = Router::new()
         .route("/v1/chat/completions", post(openai_chat::create))
         .route("/v1/completions", post(openai_completions::create))
+        .route("/v1/embeddings", post(openai_embeddings::create))
         .route("/v1/models", get(openai_models::list))
         .route("/v1/models/{*name}", get(openai_models::retrieve))
         .route("/v1/messages", post(anthropic_messages::create))
         .route("/v1/messages/count_tokens", post(anthropic_messages::count_tokens))
         .route("/api/chat", post(ollama::chat))
         .route("/api/generate", post(ollama::generate))
+        .route("/api/embed", post(ollama::embed))
         .route("/api/tags", get(ollama::tags))
         .route("/api/show", post(ollama::show))
         .route("/api/version", get(ollama::version))

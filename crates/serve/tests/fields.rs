@@ -24,7 +24,7 @@ impl Endpoint {
             let body = &methods["post"]["requestBody"]["content"]["application/json"]["schema"];
             assert_eq!(body["additionalProperties"], false, "{path}");
             let fields = body["properties"].as_object().unwrap().clone();
-            let needed = ["messages", "prompt", "tokens", "max_tokens"];
+            let needed = ["messages", "prompt", "tokens", "max_tokens", "input"];
             let needed = needed.into_iter().filter(|name| fields.contains_key(*name));
             let mut base: Map<String, Value> =
                 needed.map(|name| (name.into(), fields[name]["example"].clone())).collect();
@@ -221,6 +221,9 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("/api/generate", "prompt", r#""Bye!""#),
     ("/api/generate", "system", r#""Be brief.""#),
     ("/api/generate", "raw", "true"),
+    ("/v1/embeddings", "input", r#""Bye!""#),
+    ("/v1/embeddings", "encoding_format", r#""base64""#),
+    ("/api/embed", "input", "[[1, 2]]"),
     ("/tokenize", "prompt", r#""Bye!""#),
     ("/tokenize", "content", r#""Bye!""#),
     ("/tokenize", "add_special_tokens", "true"),

@@ -16,9 +16,10 @@ use std::time::Duration;
 /// Addresses that take a conversation.
 const CONVERSATIONS: [&str; 4] = ["/v1/chat/completions", "/v1/messages", "/api/chat", "/apply-template"];
 /// Addresses that take a body, one of each kind of reader.
-const BODIES: [&str; 8] = [
+const BODIES: [&str; 9] = [
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/embeddings",
     "/v1/messages",
     "/v1/messages/count_tokens",
     "/api/chat",

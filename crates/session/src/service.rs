@@ -4,7 +4,7 @@
 //! wait. A [`Ticket`] that is dropped ends its request before the next forward pass.
 
 use puna_engine::{Batcher, Event, Load, Request, RequestId};
-use puna_llama::{Model, Through};
+use puna_llama::{Config, Model, Through};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -111,11 +111,11 @@ impl Pulse {
     /// A model whose forward passes are seen.
     pub fn watch(self: &Arc<Self>, model: Box<dyn Model>) -> Box<dyn Model> {
         let pulse = self.clone();
-        Box::new(Through::new(model, move |model, batch, adapters, logits| {
+        Box::new(Through::new(model, move |model, input, outputs| {
             let start = Instant::now();
-            let n_tokens = batch.ids.len();
+            let n_tokens = input.batch.ids.len();
             pulse.pass().current = Some((start, n_tokens));
-            let result = model.forward(batch, adapters, logits);
+            let result = model.forward(input, outputs);
             let mut pass = pulse.pass();
             pass.current = None;
             pass.passes += 1;
@@ -163,6 +163,7 @@ pub struct Service {
     limits: ServiceLimits,
     context: usize,
     vocab_size: usize,
+    dim: usize,
     next_ticket: AtomicU64,
 }
 
@@ -193,13 +194,13 @@ impl Service {
             damaged: AtomicU64::new(0),
             load: Mutex::new(batcher.load()),
         });
-        let (context, vocab_size) = (batcher.context(), batcher.engine().model().config().vocab_size);
+        let (context, &Config { vocab_size, dim, .. }) = (batcher.context(), batcher.engine().model().config());
         let worker = Worker { batcher, shared: shared.clone(), answers: HashMap::new(), tickets: HashMap::new() };
         std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || worker.run(&received))
             .expect("a thread for the engine can be started");
-        Service { commands, shared, limits, context, vocab_size, next_ticket: AtomicU64::new(0) }
+        Service { commands, shared, limits, context, vocab_size, dim, next_ticket: AtomicU64::new(0) }
     }
 
     /// Tokens that prompt and answer may have together.
@@ -207,12 +208,25 @@ impl Service {
         self.context
     }
 
+    /// Width of the model's hidden states, and so of their mean.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Checks a request as [`Service::submit`] will.
+    ///
+    /// # Errors
+    /// When it can't be answered.
+    pub fn check(&self, request: &Request) -> Result<(), puna_engine::Error> {
+        request.check(self.vocab_size, self.context)
+    }
+
     /// Takes a request. Its events go to `sink`.
     ///
     /// # Errors
     /// When it can't be answered, or not now.
     pub fn submit(&self, request: Request, sink: Sink) -> Result<Ticket, Refusal> {
-        request.check(self.vocab_size, self.context)?;
+        self.check(&request)?;
         let n_prompt = request.prompt.len();
         let place = self.place(n_prompt + request.limits.max_tokens.min(self.context - n_prompt))?;
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);

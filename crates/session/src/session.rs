@@ -221,7 +221,7 @@ impl Session {
                         end = Some(End::Failed(error));
                         return;
                     }
-                    puna_engine::Event::PromptScore { .. } => return,
+                    puna_engine::Event::PromptScore { .. } | puna_engine::Event::Pooled(_) => return,
                 };
                 answer.text += &text;
                 if more && on_event(Event::Text(&text)).is_break() && end.is_none() {

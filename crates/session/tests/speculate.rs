@@ -4,7 +4,7 @@
 
 use puna_checkpoint::{Rope, RopePairing, RopeScaling};
 use puna_engine::{DraftModel, Drafter, Engine, PromptLookup, Sampling};
-use puna_llama::{Batch, Config, KvFormat, KvShape, Model, PAGE_LEN, kv_shape};
+use puna_llama::{Config, Input, KvFormat, KvShape, Model, Outputs, PAGE_LEN, kv_shape};
 use puna_session::{Answer, Event, Options, Session};
 use puna_text::Tokenizer;
 use std::ops::ControlFlow;
@@ -76,12 +76,8 @@ impl Model for Parrot {
     fn bytes_per_token(&self) -> u64 {
         1
     }
-    fn forward(
-        &mut self,
-        batch: &Batch<'_>,
-        _: &[Option<u32>],
-        logits: &mut Vec<f32>,
-    ) -> Result<(), puna_llama::Error> {
+    fn forward(&mut self, input: &Input<'_>, outputs: &mut Outputs) -> Result<(), puna_llama::Error> {
+        let (batch, logits) = (&input.batch, &mut outputs.logits);
         self.n_rows.lock().unwrap().push(batch.ids.len());
         for (row, position, page, slot) in batch.slots() {
             assert!(position < self.config.context_length, "row {row}");

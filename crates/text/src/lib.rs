@@ -9,6 +9,7 @@ pub mod chat;
 pub mod stream;
 pub mod tokenizer;
 
+pub mod base64;
 mod date;
 mod python_json;
 mod split;

@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
 
 /// An input's first byte is an index into these, and the rest a body.
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 12] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/messages",
@@ -28,6 +28,8 @@ const PATHS: [&str; 10] = [
     "/tokenize",
     "/detokenize",
     "/apply-template",
+    "/v1/embeddings",
+    "/api/embed",
 ];
 
 static SERVER: LazyLock<(Runtime, Router)> = LazyLock::new(|| {

@@ -2,19 +2,20 @@
 
 use puna_checkpoint::{Rope, RopePairing, RopeScaling};
 use puna_engine::{Engine, PAGE_LEN};
-use puna_llama::{Batch, Config, KvFormat, KvShape, Model, kv_shape};
+use puna_llama::{Config, Input, KvFormat, KvShape, Model, Outputs, kv_shape};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A model whose logits after a token follow from the two last tokens, and a little from all before. Of those it knows only
-/// what it finds in its cache: a hash of the text up to each place, made from the hash at the place before.
+/// A model whose logits after a token follow from the two last tokens, and a little from all before, and whose hidden
+/// states follow from all. Of those it knows only what it finds in its cache: a hash of the text up to each place, made
+/// from the hash at the place before.
 pub struct Fake {
     pub config: Config,
     pub shape: KvShape,
     /// For each slot the hash of all tokens so far, and the token.
     pub cache: Vec<(u64, u32)>,
     pub seed: u64,
-    /// After this token the logits are not finite.
+    /// After this token the logits and the hidden state are not finite.
     pub damaged: Option<u32>,
     /// Of so many passes, one stores a token where another one's place is.
     pub faulty: Option<usize>,
@@ -64,10 +65,19 @@ impl Fake {
 
     /// Logits after a text.
     pub fn logits(&self, ids: &[u32], adapter: Option<u32>) -> Vec<f32> {
-        let hash = ids.iter().fold(self.root(adapter), |hash, id| mix(hash, *id));
         let mut out = Vec::new();
-        self.push_logits(hash, &ids[ids.len().saturating_sub(2)..], &mut out);
+        self.push_logits(self.hash(ids, adapter), &ids[ids.len().saturating_sub(2)..], &mut out);
         out
+    }
+
+    /// The hash of a text.
+    pub fn hash(&self, ids: &[u32], adapter: Option<u32>) -> u64 {
+        ids.iter().fold(self.root(adapter), |hash, id| mix(hash, *id))
+    }
+
+    /// The hidden state of the last token of a text with this hash.
+    pub fn state(&self, hash: u64, last: u32) -> [f32; 2] {
+        if Some(last) == self.damaged { [0.0, f32::INFINITY] } else { [unit(hash), unit(mix(hash, last)) - 0.5] }
     }
 
     fn push_logits(&self, hash: u64, recent: &[u32], out: &mut Vec<f32>) {
@@ -96,19 +106,15 @@ impl Model for Fake {
     fn bytes_per_token(&self) -> u64 {
         1
     }
-    fn forward(
-        &mut self,
-        batch: &Batch<'_>,
-        adapters: &[Option<u32>],
-        logits: &mut Vec<f32>,
-    ) -> Result<(), puna_llama::Error> {
+    fn forward(&mut self, input: &Input<'_>, outputs: &mut Outputs) -> Result<(), puna_llama::Error> {
+        let Input { batch, adapters, states } = input;
         let n_passes = self.n_passes.fetch_add(1, Ordering::Relaxed);
         let slot = |pages: &[u32], p: usize| pages[p / PAGE_LEN] as usize * PAGE_LEN + p % PAGE_LEN;
         assert_eq!(batch.spans.len(), adapters.len());
         assert!(batch.ids.len() <= self.max_batch(), "{} tokens", batch.ids.len());
         let mut row = 0;
         let mut places = Vec::new();
-        for (span, adapter) in batch.spans.iter().zip(adapters) {
+        for (span, adapter) in batch.spans.iter().zip(*adapters) {
             for position in span.start..span.start + span.len {
                 let before = match position {
                     0 => self.root(*adapter),
@@ -124,12 +130,18 @@ impl Model for Fake {
             let (pages, position) = places[places.len() - 1];
             self.cache[slot(pages, position)].0 ^= 1;
         }
-        logits.clear();
+        outputs.states.clear();
+        for row in *states {
+            let (pages, position) = places[*row];
+            let (hash, last) = self.cache[slot(pages, position)];
+            outputs.states.extend(self.state(hash, last));
+        }
+        outputs.logits.clear();
         for row in batch.outputs {
             let (pages, position) = places[*row];
             let recent: Vec<u32> =
                 (position.saturating_sub(1)..=position).map(|p| self.cache[slot(pages, p)].1).collect();
-            self.push_logits(self.cache[slot(pages, position)].0, &recent, logits);
+            self.push_logits(self.cache[slot(pages, position)].0, &recent, &mut outputs.logits);
         }
         Ok(())
     }

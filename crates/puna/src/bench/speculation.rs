@@ -21,11 +21,11 @@ use std::time::Instant;
 
 /// A model whose most probable token after each position is that of a text.
 fn reciting(model: Box<dyn Model>, text: Vec<u32>) -> Box<dyn Model> {
-    Box::new(Through::new(model, move |model, batch, adapters, logits| {
-        model.forward(batch, adapters, logits)?;
-        let positions: Vec<usize> = batch.positions().collect();
-        let rows = logits.chunks_exact_mut(model.config().vocab_size);
-        for (row, logits) in batch.outputs.iter().zip(rows) {
+    Box::new(Through::new(model, move |model, input, outputs| {
+        model.forward(input, outputs)?;
+        let positions: Vec<usize> = input.batch.positions().collect();
+        let rows = outputs.logits.chunks_exact_mut(model.config().vocab_size);
+        for (row, logits) in input.batch.outputs.iter().zip(rows) {
             if let Some(id) = text.get(positions[*row] + 1) {
                 // Little above the others, so that its probability still tells of all of them.
                 let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -9,6 +9,7 @@ pub mod anthropic_messages;
 pub mod ollama;
 pub mod openai_chat;
 pub mod openai_completions;
+pub mod openai_embeddings;
 
 mod openai;
 pub mod page_shared;

@@ -1,10 +1,11 @@
-//! Ollama's `/api/chat`, `/api/generate`, `/api/tags`, `/api/show`, `/api/version`.
+//! Ollama's `/api/chat`, `/api/generate`, `/api/embed`, `/api/tags`, `/api/show`, `/api/version`.
 
 use crate::access::Caller;
 use crate::answer::{self, Ask, Piece};
 use crate::app::App;
 use crate::chat::{Assembly, Turn};
 use crate::constraint::compile;
+use crate::embedding::{self, DIMENSIONS, Embedded, INPUT};
 use crate::error::ApiError;
 use crate::fields::{Field, Fields, MESSAGES, TOOLS, stop_texts};
 use crate::time::Time;
@@ -16,18 +17,22 @@ use axum::response::{IntoResponse, Response};
 use puna_engine::Sampling;
 use puna_session::Grammar;
 use puna_text::chat::{Conversation, Message};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Which model answers.
+const MODEL: Field = Field {
+    name: "model",
+    schema: r#"{"type": "string"}"#,
+    about: "The model's name, or an adapter's; :latest behind it is passed over",
+    example: "null",
+};
+
 /// What `/api/chat` and `/api/generate` both take.
 pub const BOTH: &[Field] = &[
-    Field {
-        name: "model",
-        schema: r#"{"type": "string"}"#,
-        about: "The model's name, or an adapter's; :latest behind it is passed over",
-        example: "null",
-    },
+    MODEL,
     Field {
         name: "stream",
         schema: r#"{"type": "boolean"}"#,
@@ -273,6 +278,52 @@ async fn answer(app: &Arc<App>, caller: Caller, job: Result<Job, ApiError>) -> R
         }
         events.line(&end(assembly, begun, "", &line)).await
     }))
+}
+
+/// Fields of `/api/embed`.
+pub const EMBED: &[Field] = &[
+    MODEL,
+    INPUT,
+    Field {
+        name: "truncate",
+        schema: r#"{"enum": [false]}"#,
+        about: "Whether what does not fit the context is cut; it is always refused",
+        example: "false",
+    },
+    DIMENSIONS,
+];
+
+/// The answer of `/api/embed`.
+#[derive(Serialize)]
+struct Embeddings<'a> {
+    model: &'a str,
+    embeddings: Vec<Vec<f32>>,
+    total_duration: u64,
+    load_duration: u64,
+    prompt_eval_count: usize,
+}
+
+/// Makes vectors of texts.
+pub async fn embed(State(app): State<Arc<App>>, caller: Caller, body: Bytes) -> Response {
+    let embedded = async {
+        let start = Instant::now();
+        let mut fields = Fields::read(&body, &[EMBED], HARMLESS)?;
+        let adapter = adapter(&app, &mut fields, &["model"])?;
+        if fields.take("truncate")?.unwrap_or(false) {
+            return Err(ApiError::field("truncate", "expected false: this server cuts no text"));
+        }
+        let prompts = embedding::take(&app, &mut fields).await?;
+        let Embedded { vectors, n_tokens } = embedding::embed(&app, caller, &prompts, adapter).await?;
+        Ok(Json(Embeddings {
+            model: app.name(adapter),
+            embeddings: vectors,
+            total_duration: start.elapsed().as_nanos() as u64,
+            load_duration: 0,
+            prompt_eval_count: n_tokens,
+        })
+        .into_response())
+    };
+    embedded.await.unwrap_or_else(|error: ApiError| error.with_body(&error.ollama()))
 }
 
 /// What there is to say of a model in a list.

@@ -134,7 +134,11 @@ pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) ->
     let Common { ask, grammar, n, stream, include_usage } = Common::take(&app, &mut fields)?;
     let adds_bos = fields.take("add_special_tokens")?.unwrap_or(true);
     let (tokenizer, prompt) = (app.model.tokenizer.clone(), fields.require("prompt")?);
-    let prompts = raw::aside(move || raw::prompts(&tokenizer, "prompt", prompt, adds_bos)).await??;
+    let encode = move |text: &str| {
+        let ids = raw::encode(&tokenizer, text);
+        if adds_bos { raw::begun(&tokenizer, ids) } else { ids }
+    };
+    let prompts = raw::aside(move || raw::prompts("prompt", prompt, encode)).await??;
     let max_tokens = fields.integer("max_tokens", 0..=u64::from(u32::MAX))?.unwrap_or(16) as usize;
     let echo = fields.take("echo")?.unwrap_or(false);
     let logprobs = fields.integer("logprobs", 0..=20)?.map(|n| n as usize);

@@ -1,6 +1,6 @@
 //! `/openapi.json`: what this server takes, from the same tables by which it reads.
 
-use super::{anthropic_messages, ollama, openai, openai_chat, openai_completions, tokens};
+use super::{anthropic_messages, ollama, openai, openai_chat, openai_completions, openai_embeddings, tokens};
 use crate::app::App;
 use crate::constraint::CONSTRAINT;
 use crate::fields::Field;
@@ -33,6 +33,11 @@ pub const ENDPOINTS: &[Endpoint] = &[
         tables: &[openai_completions::FIELDS, openai::BOTH, CONSTRAINT, SAMPLING],
     },
     Endpoint {
+        path: "/v1/embeddings",
+        about: "Texts as vectors of length 1, as OpenAI does: the mean of the model's final hidden states over all tokens",
+        tables: &[openai_embeddings::FIELDS],
+    },
+    Endpoint {
         path: "/v1/messages",
         about: "Answers a conversation, as Anthropic does",
         tables: &[anthropic_messages::CONVERSATION, anthropic_messages::FIELDS],
@@ -51,6 +56,11 @@ pub const ENDPOINTS: &[Endpoint] = &[
         path: "/api/generate",
         about: "Answers a prompt, as Ollama does",
         tables: &[ollama::BOTH, ollama::GENERATE],
+    },
+    Endpoint {
+        path: "/api/embed",
+        about: "Texts as vectors, as Ollama does: those of /v1/embeddings",
+        tables: &[ollama::EMBED],
     },
     Endpoint { path: "/api/show", about: "Describes the model, as Ollama does", tables: &[ollama::SHOW] },
     Endpoint { path: "/tokenize", about: "The tokens of a text", tables: &[tokens::TOKENIZE] },

@@ -68,9 +68,9 @@ pub fn app(cache_tokens: usize, requests: usize, gate: Arc<Gate>) -> Arc<App> {
     let mut fake = Fake::new(VOCAB, CONTEXT, 7);
     fake.shape = kv_shape(&fake.config, KvFormat::F32, cache_tokens);
     fake.cache = vec![(0, 0); fake.shape.n_pages * PAGE_LEN];
-    let model = Through::new(Box::new(fake), move |model, batch, adapters, logits| {
+    let model = Through::new(Box::new(fake), move |model, input, outputs| {
         gate.pass();
-        model.forward(batch, adapters, logits)
+        model.forward(input, outputs)
     });
     let pulse = Arc::new(Pulse::default());
     let engine = Engine::new(pulse.watch(Box::new(model)), CONTEXT);
