@@ -302,7 +302,7 @@ fn facts(app: &App, message: &Message) -> String {
         facts.push(format!("first after {} s", rounded(first)));
     }
     match timings["end"].as_str() {
-        Some("length") => facts.push("broken off: no room for more".to_owned()),
+        Some("length") => facts.push("broken off at its limit".to_owned()),
         Some("stopped") => facts.push("stopped".to_owned()),
         Some("failed") => facts.push("broken off by an error".to_owned()),
         _ => {}
