@@ -326,6 +326,8 @@ const actions = {
     const parent = Number(isAnswer ? article.dataset.parent : article.dataset.message);
     const behind = isAnswer ? article.previousElementSibling : article;
     alarm(null);
+    // The button goes with its answer.
+    if (!phone.matches) at("question").focus();
     return answer({ parent, behind });
   },
   branch(article) {

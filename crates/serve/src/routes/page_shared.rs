@@ -44,7 +44,8 @@ impl Page {
         work: impl FnOnce(&mut Database, Option<&KeyId>) -> Result<T, database::Error> + Send + 'static,
     ) -> Result<T, ApiError> {
         let Some(store) = self.app.access.store() else {
-            let message = "the page keeps conversations in a database, and this server has none; it said why at its start";
+            let message =
+                "the page keeps conversations in a database, and this server has none; it said why at its start";
             return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_database", message));
         };
         let owner = owner(parts);
