@@ -122,7 +122,7 @@ fn access(args: &Args) -> Result<Access> {
             Ok(store) => Ok(Access::recorded(store)),
             // Nothing hangs on it, unless somebody named the file.
             Err(error) if !args.database.is_given() => {
-                eprintln!("warning: usage is not recorded: {error}");
+                eprintln!("warning: usage is not recorded, and the page can't keep conversations: {error}");
                 Ok(Access::open())
             }
             Err(error) => Err(error.into()),

@@ -373,6 +373,39 @@ fn no_key_finds_what_another_asked() {
 }
 
 #[test]
+fn the_page_shows_a_key_its_own_conversations() {
+    let home = Home::new();
+    let (one, two) = (home.key("one", &[]), home.key("two", &[]));
+    let server = home.serve(&["--require-key"]);
+    for (path, status) in [
+        ("/", 200),
+        ("/page/script.js", 200),
+        ("/page/about", 401),
+        ("/page/conversations", 401),
+        ("/page/conversations/a", 401),
+    ] {
+        assert_eq!(server.ask("GET", path, &[], "").0, status, "{path}");
+    }
+    let asked = r#"{"question": "Good evening!", "settings": {"max_completion_tokens": 3}}"#;
+    assert_eq!(server.ask("POST", "/page/answer", &[], asked).0, 401);
+    let (status, _, events) = server.ask("POST", "/page/answer", &[bearer(&one)], asked);
+    assert_eq!(status, 200, "{events}");
+    let id = events.split("\"conversation\":\"").nth(1).unwrap().split('"').next().unwrap();
+    for (key, is_its) in [(&one, true), (&two, false)] {
+        let list = server.ask("GET", "/page/conversations", &[bearer(key)], "").2;
+        assert_eq!(list.contains("Good evening!"), is_its, "{list}");
+        for path in [format!("/page/conversations/{id}"), format!("/page/conversations/{id}/prompt/2")] {
+            assert_eq!(server.get(&path, key), if is_its { 200 } else { 404 }, "{path}");
+        }
+    }
+    let path = format!("/page/conversations/{id}");
+    assert_eq!(server.ask("DELETE", &path, &[bearer(&two)], "").0, 404);
+    // The page asks in the name of whoever sits before it.
+    let used = |usage: &[Value]| usage.iter().any(|row| row["key_name"] == "one" && row["generated_tokens"] == 3);
+    home.usage_until("key", used);
+}
+
+#[test]
 fn a_database_that_cannot_be_read_opens_nothing() {
     let home = Home::new();
     let key = home.key("laptop", &[]);

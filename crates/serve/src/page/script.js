@@ -102,7 +102,7 @@ function mark() {
 
 // Shows what the address names: #/CONVERSATION/MESSAGE.
 async function show() {
-  const [id, message] = location.hash.replace(/^#\/?/, "").split("/");
+  const [, id, message] = location.hash.match(/^#\/([^/]*)\/?(.*)$/) ?? [];
   answering?.abort();
   conversation = id || null;
   html.removeAttribute("data-sidebar");
@@ -326,6 +326,8 @@ const actions = {
     const parent = Number(isAnswer ? article.dataset.parent : article.dataset.message);
     const behind = isAnswer ? article.previousElementSibling : article;
     alarm(null);
+    // The button goes with its answer.
+    if (!phone.matches) at("question").focus();
     return answer({ parent, behind });
   },
   branch(article) {
@@ -435,7 +437,10 @@ at("reset").addEventListener("click", () => {
   fillSettings();
 });
 at("model").addEventListener("change", () => localStorage.setItem("model", at("model").value));
-addEventListener("hashchange", () => attempt(show));
+addEventListener("hashchange", () => {
+  // The link past the list names a place on the page.
+  if (!location.hash || location.hash.startsWith("#/")) attempt(show);
+});
 
 theme(false);
 attempt(async () => {

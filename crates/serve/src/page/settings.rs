@@ -29,7 +29,7 @@ pub const SETTINGS: &[Setting] = &[
                 gets adventurous.",
         min: "0",
         max: Some("2"),
-        step: "0.05",
+        step: "0.01",
         default: |sampling| sampling.temperature.to_string(),
     },
     Setting {
@@ -37,9 +37,9 @@ pub const SETTINGS: &[Setting] = &[
         label: "Top p",
         about: "Leaves out improbable words: of the most probable ones only as many are considered as together reach \
                 this share.",
-        min: "0.05",
+        min: "0.01",
         max: Some("1"),
-        step: "0.05",
+        step: "0.01",
         default: |sampling| sampling.top_p.to_string(),
     },
     Setting {
@@ -66,7 +66,7 @@ pub const SETTINGS: &[Setting] = &[
         about: "Above 1, words that came already get less probable; 1 changes nothing.",
         min: "0.5",
         max: Some("2"),
-        step: "0.05",
+        step: "0.01",
         default: |sampling| sampling.repetition_penalty.to_string(),
     },
     Setting {

@@ -209,7 +209,6 @@ pub fn thread(app: &App, messages: &[Message], path: &[&Message]) -> Markup {
 /// One message, with the ways that lead to others.
 pub fn message(app: &App, messages: &[Message], message: &Message) -> Markup {
     let is_answer = message.role == Role::Assistant;
-    let is_last = !messages.iter().any(|other| other.parent == Some(message.id));
     let (kind, name) = if is_answer { ("answer", model_of(app, message)) } else { ("question", "You") };
     html! {
         article class=(kind) data-message=(message.id) data-parent=[message.parent] data-text=(message.content) {
@@ -224,11 +223,11 @@ pub fn message(app: &App, messages: &[Message], message: &Message) -> Markup {
                     (action("copy", "Copy"))
                     @if is_answer {
                         (action("retry", "Retry"))
-                        @if !is_last { (action("branch", "Branch")) }
+                        (action("branch", "Branch"))
                         (action("prompt", "Prompt"))
                     } @else {
                         (action("edit", "Edit"))
-                        @if is_last { (action("retry", "Answer")) }
+                        (action("retry", "Answer"))
                     }
                 }
             }
@@ -303,7 +302,7 @@ fn facts(app: &App, message: &Message) -> String {
         facts.push(format!("first after {} s", rounded(first)));
     }
     match timings["end"].as_str() {
-        Some("length") => facts.push("broken off: no room for more".to_owned()),
+        Some("length") => facts.push("broken off at its limit".to_owned()),
         Some("stopped") => facts.push("stopped".to_owned()),
         Some("failed") => facts.push("broken off by an error".to_owned()),
         _ => {}
