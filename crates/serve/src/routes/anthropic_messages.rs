@@ -55,7 +55,7 @@ pub const FIELDS: &[Field] = &[
     },
     Field {
         name: "stop_sequences",
-        schema: r#"{"type": "array", "items": {"type": "string"}}"#,
+        schema: r#"{"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}"#,
         about: "Texts before which the answer ends",
         example: r#"["END"]"#,
     },

@@ -366,6 +366,7 @@ pub async fn show(State(app): State<Arc<App>>, body: Bytes) -> Response {
     let shown = (|| {
         let mut fields = Fields::read(&body, &[SHOW], &[])?;
         adapter(&app, &mut fields, &["model", "name"])?;
+        fields.take::<bool>("verbose")?;
         Ok(Json(json!({
             "modelfile": "",
             "parameters": "",
