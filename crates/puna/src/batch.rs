@@ -215,8 +215,12 @@ impl Work {
                 let again = crowded.pop();
                 is_alone = again.is_some();
                 let Some(request) = again.map_or_else(|| self.next(), |request| Ok(Some(request)))? else { break };
-                let offline = offline.clone();
+                let (offline, app) = (offline.clone(), self.app.clone());
                 answers.spawn(async move {
+                    // The engine's thread gives the places of those before back a moment later.
+                    while is_alone && app.model.service.status().requests > 0 {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
                     let reply = request.answer(&offline).await;
                     (request, reply)
                 });
