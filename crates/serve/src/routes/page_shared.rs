@@ -74,25 +74,32 @@ pub fn path(messages: &[Message], last: u32) -> Result<Vec<&Message>, ApiError> 
 
 /// Answers that are being made.
 #[derive(Default)]
-pub struct Running(Mutex<Vec<(Option<KeyId>, String, oneshot::Sender<()>)>>);
+pub struct Running(Mutex<Vec<Answering>>);
+
+/// One of them. Dropped, it ends.
+struct Answering {
+    owner: Option<KeyId>,
+    conversation: String,
+    stop: oneshot::Sender<()>,
+}
 
 impl Running {
-    fn all(&self) -> MutexGuard<'_, Vec<(Option<KeyId>, String, oneshot::Sender<()>)>> {
+    fn all(&self) -> MutexGuard<'_, Vec<Answering>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What resolves when the answer is to be stopped.
     pub fn begin(&self, owner: Option<KeyId>, conversation: String) -> oneshot::Receiver<()> {
-        let (send, receive) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
         let mut all = self.all();
-        all.retain(|(.., stop)| !stop.is_closed());
-        all.push((owner, conversation, send));
-        receive
+        all.retain(|answering| !answering.stop.is_closed());
+        all.push(Answering { owner, conversation, stop });
+        stopped
     }
 
     /// Stops all answers in a conversation.
     pub fn stop(&self, owner: Option<&KeyId>, conversation: &str) {
-        self.all().retain(|(of, id, _)| of.as_ref() != owner || id != conversation);
+        self.all().retain(|answering| answering.owner.as_ref() != owner || answering.conversation != conversation);
     }
 }
 
