@@ -63,5 +63,6 @@ fn only_servers_of_this_machine_are_asked() {
         puna(&[&["bench", "serve", "--url", "http://127.0.0.1:1"], &more[..]].concat()).misused(&["--url", more[0]]);
     }
     puna(&["bench", "serve", "cria", "--url", "http://127.0.0.1:1"]).misused(&["--url"]);
-    puna(&["bench", "-p", "4", "serve"]).misused(&["serve"]);
+    // Behind options of its own, the other one takes it for a model.
+    puna(&["bench", "-p", "4", "serve"]).refused(&["serve: "]);
 }

@@ -160,8 +160,10 @@ impl<'a> Pooling<'a> {
     ) -> Result<impl Future<Output = Result<Vec<f32>, ApiError>> + use<'a>, ApiError> {
         let app = self.app;
         let ask = Ask { max_tokens: Some(0), pool: true, ..Ask::new(prompt, Sampling::default(), self.adapter) };
-        let mut answering = Answering::submit(app, &self.meter, self.scope, idx, ask)?;
+        let answering = Answering::submit(app, &self.meter, self.scope, idx, ask)?;
         Ok(async move {
+            // The whole of it is held, the ticket too: without that the request would end.
+            let mut answering = answering;
             let mut mean = Vec::new();
             let result = loop {
                 match answering.events.recv().await {

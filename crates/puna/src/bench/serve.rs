@@ -45,7 +45,10 @@ pub struct Args {
     #[command(flatten)]
     queue: QueueArgs,
     /// A server of this machine that runs already, as http://127.0.0.1:8080
-    #[arg(long, value_name = "URL", conflicts_with_all = ["ModelArgs", "ServedArgs", "QueueArgs"])]
+    // A struct that has another one in it is no group, so what ServedArgs has besides is named.
+    #[arg(long, value_name = "URL", conflicts_with_all = [
+        "ModelArgs", "QueueArgs", "name", "adapter", "cache_tokens", "parallel", "chat_format", "no_speculation",
+    ])]
     url: Option<Address>,
     /// Clients that ask one request after another; several numbers are several loads
     #[arg(
