@@ -329,7 +329,7 @@ mod tests {
         assert_eq!((refusal.asked, refusal.retry_after), (110, None));
         quota.settle(seconds(0), admission, 10);
         assert_eq!(quota.admit(seconds(0), 10).unwrap_err().limit, Limit::RequestsPerMinute);
-        let _ = quota.admit(seconds(60), 100).unwrap();
+        let _ = quota.admit(seconds(60), 80).unwrap();
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn lists_that_are_too_long() {
     refused("/api/chat", json!({"messages": hello(), "options": {"stop": stops}}), &["options.stop", "65"]);
     let biases: Value = (0..1025).map(|id| (id.to_string(), json!(1))).collect::<serde_json::Map<_, _>>().into();
     refused("/v1/completions", json!({"prompt": "a", "logit_bias": biases}), &["logit_bias", "at most 1024"]);
-    refused("/v1/completions", json!({"prompt": vec!["a"; 1025]}), &["prompt", "at most 1024", "1025"]);
+    refused("/v1/completions", json!({"prompt": vec!["a"; 2049]}), &["prompt", "at most 2048", "2049"]);
     refused("/v1/completions", json!({"prompt": "a", "logit_bias": {"512": 1}}), &["logit_bias", "512"]);
     refused("/v1/completions", json!({"prompt": [512]}), &["prompt", "512"]);
     refused("/v1/completions", json!({"prompt": [4294967296u64]}), &["prompt"]);

@@ -226,7 +226,9 @@ impl Growing {
     /// Renders what is new. Takes as long as the blocks that were open at the last time, and those behind them.
     pub fn render(&mut self) -> News {
         let open = &self.text[self.finished..];
-        let (done, rest) = open.split_at(last_block(open));
+        // A line that has not ended may turn out to be more of the block above: `|` becomes a table's row.
+        let complete = open.rfind('\n').map_or(0, |at| at + 1);
+        let (done, rest) = open.split_at(last_block(&open[..complete]));
         let news = News { finished: render(done), open: render(rest) };
         self.finished += done.len();
         news
