@@ -337,10 +337,7 @@ pub fn prompt(ids: &[u32], pieces: &[String]) -> Markup {
     html! {
         p { (grouped(ids.len() as u64)) " tokens; each with its number when it is pointed at." }
         p.tokens {
-            @for (id, piece) in ids.iter().zip(pieces) {
-                span title=(id) { (piece) }
-                @if piece.contains('\n') { br; }
-            }
+            @for (id, piece) in ids.iter().zip(pieces) { span title=(id) { (piece) } }
         }
         details {
             summary { "Numbers" }
