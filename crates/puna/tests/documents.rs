@@ -4,6 +4,7 @@
 
 use puna_checkpoint::adapter::{self, Adapter, LowRank, Settings};
 use puna_checkpoint::{LayerTensor, Name};
+use puna_interpreter::Interpreter;
 use puna_train::log;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -138,6 +139,13 @@ fn run_all(commands: &[(String, String)]) {
             let out = dir.path().join(out);
             if !line.contains("--resume") && out.exists() {
                 fs::remove_file(out).unwrap();
+            }
+        }
+        if line.contains("--tool code_interpreter") {
+            let python = Path::new("python3");
+            if let Err(error) = Interpreter::start(Path::new(PUNA), python, puna_interpreter::Limits::default()) {
+                println!("SKIPPED, there is no sandbox: {command}: {error}");
+                continue;
             }
         }
         if line.starts_with("puna serve") {
