@@ -370,6 +370,7 @@ fn answers_are_bounded() {
             (&json!("incomplete"), &json!(max)),
             "{answer}"
         );
+        assert_eq!(answer["incomplete_details"]["reason"], "max_output_tokens");
         let output = answer["output"].as_array().unwrap();
         assert_eq!(output.iter().map(|item| item["status"].as_str().unwrap()).collect::<Vec<_>>(), statuses);
     }

@@ -98,6 +98,18 @@ impl Call {
         offered.contains(&call.name).then(|| Call { id, tool: call.name.clone(), input: input.to_owned() })
     }
 
+    /// The same of a call that was cut, which reads as code while it is not clear which tool's it is.
+    #[must_use]
+    pub fn begun(call: &ToolCall, offered: &[String]) -> Option<Call> {
+        let input = call.arguments["code"].as_str().filter(|_| call.name == CODE_INTERPRETER)?;
+        let is_begun = |tool: &&String| {
+            let start = format!("{tool}.call(");
+            start.starts_with(input) || input.starts_with(&start)
+        };
+        let tool = offered.iter().find(is_begun)?.clone();
+        Some(Call { id: call.id.clone()?, tool, input: input.to_owned() })
+    }
+
     /// The arguments, by name.
     #[must_use]
     pub fn arguments(&self) -> Value {
@@ -281,6 +293,13 @@ mod tests {
         assert_eq!(code.messages("[1]", true)[0].tool_calls[0].arguments, json!("[1]"));
         assert_eq!(code.messages("[1]", false)[0].tool_calls[0].arguments, json!({"code": "[1]"}));
         assert_eq!(code.messages("[1]", true)[1].content, Content::Text("[1]".into()));
+        let begun = |text: &str| {
+            let code = call(CODE_INTERPRETER, json!({"code": text}));
+            Call::begun(&code, &offered).map(|call| call.tool)
+        };
+        assert_eq!(begun("brave_search.call(query=\"go").as_deref(), Some(BRAVE_SEARCH));
+        assert_eq!(begun("brave_").as_deref(), Some(BRAVE_SEARCH));
+        assert_eq!(begun("print("), None);
         for other in
             [call(WOLFRAM_ALPHA, json!({"query": "1"})), call(BRAVE_SEARCH, json!({"q": "1"})), call("f", json!("x"))]
         {

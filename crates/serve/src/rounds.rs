@@ -67,6 +67,11 @@ fn late() -> String {
     format!("an answer may call tools for {} s", PATIENCE.as_secs())
 }
 
+/// Whether the model came to the end of what it was about to say.
+fn is_whole(end: &Piece) -> bool {
+    matches!(end, Piece::End(_, Reason::EndToken))
+}
+
 /// Nobody listens any more.
 struct Gone;
 
@@ -112,7 +117,7 @@ impl Rounds {
             self.send(Piece::Tool(Step::Called(call.clone()))).await?;
             let left = self.ask.max_tokens.map(|max_tokens| max_tokens.saturating_sub(n_tokens));
             // A call that was cut is not what the model was about to say.
-            let refusal = if !matches!(end, Piece::End(_, Reason::EndToken)) {
+            let refusal = if !is_whole(&end) {
                 Some("the answer ended within it".to_owned())
             } else if n_calls == self.max_calls {
                 Some(format!("an answer may call {n_calls} tools"))
@@ -180,11 +185,13 @@ impl Rounds {
             }
         }
         let reply = assembly.finish();
+        // Without an end it broke off, which whoever reads the pieces sees by the same.
+        let end = end.ok_or(Gone)?;
         let call = match &reply.tool_calls[..] {
-            [call] => Call::of(call, &self.offered),
+            [call] if is_whole(&end) => Call::of(call, &self.offered),
+            [call] => Call::begun(call, &self.offered).or_else(|| Call::of(call, &self.offered)),
             _ => None,
         };
-        // Without an end it broke off, which whoever reads the pieces sees by the same.
-        Ok(Round { n_tokens: reply.n_tokens, call, end: end.ok_or(Gone)? })
+        Ok(Round { n_tokens: reply.n_tokens, call, end })
     }
 }

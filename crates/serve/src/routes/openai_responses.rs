@@ -434,7 +434,8 @@ fn finished(mut response: Value, output: &[Value], n_prompt: usize, reply: &Repl
     if cut {
         // The one end by length that is not the tokens' is a call that was not run.
         let refused = output.last().is_some_and(|item| item["status"] == "incomplete");
-        let reason = if refused { "max_tool_calls" } else { "max_output_tokens" };
+        let spent = response["max_output_tokens"].as_u64().is_some_and(|max| reply.n_tokens as u64 >= max);
+        let reason = if refused && !spent { "max_tool_calls" } else { "max_output_tokens" };
         response["incomplete_details"] = json!({ "reason": reason });
     }
     response["output"] = output.into();
