@@ -4,7 +4,7 @@
 
 use puna_checkpoint::adapter::{self, Adapter, LowRank, Settings};
 use puna_checkpoint::{LayerTensor, Name};
-use puna_interpreter::Interpreter;
+use puna_interpreter::{Error, Interpreter};
 use puna_train::log;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -142,10 +142,12 @@ fn run_all(commands: &[(String, String)]) {
             }
         }
         if line.contains("--tool code_interpreter") {
-            let python = Path::new("python3");
-            if let Err(error) = Interpreter::start(Path::new(PUNA), python, puna_interpreter::Limits::default()) {
-                println!("SKIPPED, there is no sandbox: {command}: {error}");
-                continue;
+            match Interpreter::start(Path::new(PUNA), Path::new("python3"), puna_interpreter::Limits::default()) {
+                Err(error @ (Error::Python { .. } | Error::Unprotected { .. } | Error::System { .. })) => {
+                    println!("SKIPPED, {error}: {command}");
+                    continue;
+                }
+                started => drop(started.unwrap()),
             }
         }
         if line.starts_with("puna serve") {
