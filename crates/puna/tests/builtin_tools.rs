@@ -163,9 +163,14 @@ impl Here {
 
 /// The interpreter, if this machine can have one.
 fn interpreter(limits: Limits) -> Option<Interpreter> {
+    interpreter_by(Path::new(PUNA), limits)
+}
+
+/// The same with another name of the program.
+fn interpreter_by(worker: &Path, limits: Limits) -> Option<Interpreter> {
     let system = Path::new("/usr/bin/python3");
     let python = if system.exists() { system } else { Path::new("python3") };
-    match Interpreter::start(Path::new(PUNA), python, limits) {
+    match Interpreter::start(worker, python, limits) {
         Err(error @ (Error::Python { .. } | Error::Unprotected { .. } | Error::System { .. })) => {
             println!("SKIPPED: {error}");
             None
@@ -404,30 +409,31 @@ fn answers_are_bounded() {
 #[test]
 fn code_ends_with_its_client() {
     const HOUR: Duration = Duration::from_secs(3600);
-    let Some(interpreter) = interpreter(Limits { wall: HOUR, cpu: HOUR, ..Limits::default() }) else { return };
+    // By this name its workers are told from those of other tests.
+    let dir = tempfile::tempdir().unwrap();
+    let worker = dir.path().join("worker");
+    std::os::unix::fs::symlink(PUNA, &worker).unwrap();
+    let limits = Limits { wall: HOUR, cpu: HOUR, ..Limits::default() };
+    let Some(interpreter) = interpreter_by(&worker, limits) else { return };
     let here = Here::start(BuiltinTools::new(Some(interpreter), None, None));
     for stream in [false, true] {
         here.says(&[("while True: pass", true), ("So.", false)]);
         let mut body = question(&[CODE]);
         body["stream"] = stream.into();
         let connection = send(&here.address, "POST", "/v1/chat/completions", &[], &body.to_string());
-        wait_until("the code runs", || n_workers() > 0);
+        wait_until("the code runs", || n_workers(&worker) > 0);
         drop(connection);
-        wait_until("the code has ended", || n_workers() == 0);
+        wait_until("the code has ended", || n_workers(&worker) == 0);
     }
 }
 
-/// Workers of this process that live.
+/// Processes of this program that live.
 #[cfg(target_os = "linux")]
-fn n_workers() -> usize {
-    let parent = std::process::id().to_string();
+fn n_workers(worker: &Path) -> usize {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok());
     let is_worker = |path: &Path| {
-        // `pid (name) state parent …`
-        let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
-        let fields: Vec<&str> = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
-        let line = std::fs::read_to_string(path.join("cmdline")).unwrap_or_default();
-        fields.get(1) == Some(&parent.as_str()) && line.contains(puna_interpreter::VERB)
+        let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        line.starts_with(worker.as_os_str().as_encoded_bytes())
     };
     processes.filter(|entry| is_worker(&entry.path())).count()
 }
