@@ -32,7 +32,8 @@ fn moved() -> Option<PathBuf> {
 /// Which database of keys, usage and conversations.
 #[derive(clap::Args)]
 pub struct DatabaseArgs {
-    /// The database of keys, usage and conversations; by default serve.db in the data folder, or in the one that PUNA_HOME names
+    /// The database of keys, usage, conversations and responses; by default serve.db in the data folder, or in the one that
+    /// PUNA_HOME names
     #[arg(long, value_name = "FILE")]
     db: Option<PathBuf>,
 }

@@ -4,15 +4,18 @@ use crate::builtin;
 use crate::home::DatabaseArgs;
 use crate::served::{QueueArgs, ServedArgs};
 use anyhow::{Context, Result, bail};
+use puna_interpreter::Interpreter;
 use puna_serve::access::Access;
 use puna_serve::app::App;
+use puna_serve::builtin::{BRAVE_SEARCH, BuiltinTools, CODE_INTERPRETER, Endpoint, WOLFRAM_ALPHA};
 use puna_serve::guard::Guard;
 use puna_serve::server::{self, Limits, Listener};
 use puna_serve::store::Store;
 use puna_serve::time::Time;
 use puna_serve::tls::Tls;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal;
@@ -31,6 +34,7 @@ Examples:
   puna serve ./model.gguf --name llama --adapter support=./my-adapter
   puna serve --require-key --offline
   puna serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --allow-host llama.example.org
+  puna serve --tool code_interpreter --tool brave_search=http://127.0.0.1:9000/search
   curl http://127.0.0.1:8080/v1/chat/completions -H 'content-type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'"
 )]
@@ -69,6 +73,35 @@ pub struct Args {
     offline: bool,
     #[command(flatten)]
     database: DatabaseArgs,
+    /// A tool of Llama's own that the server runs for requests that ask for it; may be given several times:
+    /// code_interpreter, in a sandbox, with the Python that is named or python3; brave_search=URL and wolfram_alpha=URL, by a
+    /// program of yours that listens on this machine
+    #[arg(long, value_name = "NAME[=PYTHON|=URL]")]
+    tool: Vec<Tool>,
+}
+
+/// A tool that is turned on.
+#[derive(Clone)]
+enum Tool {
+    Code(PathBuf),
+    Search(Endpoint),
+    Maths(Endpoint),
+}
+
+impl FromStr for Tool {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Tool, String> {
+        match text.split_once('=') {
+            None if text == CODE_INTERPRETER => Ok(Tool::Code("python3".into())),
+            Some((CODE_INTERPRETER, python)) => Ok(Tool::Code(python.into())),
+            Some((BRAVE_SEARCH, url)) => Ok(Tool::Search(url.parse()?)),
+            Some((WOLFRAM_ALPHA, url)) => Ok(Tool::Maths(url.parse()?)),
+            _ => Err(format!(
+                "expected {CODE_INTERPRETER}, {CODE_INTERPRETER}=PYTHON, {BRAVE_SEARCH}=URL or {WOLFRAM_ALPHA}=URL"
+            )),
+        }
+    }
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -80,8 +113,15 @@ pub fn run(args: Args) -> Result<()> {
     let tls = args.tls_cert.as_deref().zip(args.tls_key.as_deref());
     let tls = tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?.map(Arc::new);
     let access = access(&args)?;
+    let tools = tools(&args)?;
     let model = args.served.load(|n_cache| args.queue.limits(&args.served, n_cache))?;
-    let app = Arc::new(App::new(model).with_access(access));
+    if !args.tool.is_empty() && !model.knows_builtin_tools() {
+        bail!(
+            "--tool: expected a model that is talked to in Llama 3.1's format as its template has it, which has words for \
+             these tools, found another"
+        );
+    }
+    let app = Arc::new(App::new(model).with_access(access).with_tools(tools));
     let guard = Guard { hosts: args.allow_host, origins: args.allow_origin, ..Guard::default() };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("threads for connections")?;
@@ -151,6 +191,32 @@ async fn reload(tls: Arc<Tls>) {
             Err(error) => eprintln!("the certificate stays as it was: {error}"),
         }
     }
+}
+
+/// Makes the tools ready that are turned on.
+fn tools(args: &Args) -> Result<BuiltinTools> {
+    let (mut interpreter, mut search, mut maths) = (None, None, None);
+    for tool in &args.tool {
+        let twice = match tool {
+            Tool::Code(python) => interpreter.replace(python).is_some(),
+            Tool::Search(endpoint) => search.replace(endpoint.clone()).is_some(),
+            Tool::Maths(endpoint) => maths.replace(endpoint.clone()).is_some(),
+        };
+        if twice {
+            bail!("--tool: expected each tool once, found one twice");
+        }
+    }
+    if args.offline && (search.is_some() || maths.is_some()) {
+        bail!("--tool: expected no tool beside --offline that asks another program, whose address is a URL");
+    }
+    let start = |python: &PathBuf| {
+        let limits = puna_interpreter::Limits::default();
+        let interpreter = Interpreter::start(Path::new("/proc/self/exe"), python, limits)
+            .context("--tool code_interpreter: code can't be run safely on this machine")?;
+        eprintln!("code interpreter: {}", interpreter.protections());
+        anyhow::Ok(interpreter)
+    };
+    Ok(BuiltinTools::new(interpreter.map(start).transpose()?, search, maths))
 }
 
 /// Waits until somebody asks the server to end.

@@ -12,7 +12,7 @@ use puna_checkpoint::Checkpoint;
 use puna_engine::{BatchLimits, Batcher, Engine, PromptLookup};
 use puna_serve::app::{self, About, Licence};
 use puna_session::{Pulse, Service, ServiceLimits, speculator};
-use puna_text::chat::{Conversation, Prompt};
+use puna_text::chat::{Conversation, Dialect, Prompt};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -94,6 +94,10 @@ impl app::ChatFormat for ChatFormat {
             ChatFormat::Template { source, .. } => source.clone(),
             ChatFormat::Native(_) => ChatFormat::describe(self).to_owned(),
         }
+    }
+
+    fn has_builtin_tools(&self) -> bool {
+        matches!(self, ChatFormat::Native(Dialect::Template))
     }
 }
 

@@ -4,6 +4,7 @@
 
 use puna_checkpoint::adapter::{self, Adapter, LowRank, Settings};
 use puna_checkpoint::{LayerTensor, Name};
+use puna_interpreter::{Error, Interpreter};
 use puna_train::log;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -138,6 +139,15 @@ fn run_all(commands: &[(String, String)]) {
             let out = dir.path().join(out);
             if !line.contains("--resume") && out.exists() {
                 fs::remove_file(out).unwrap();
+            }
+        }
+        if line.contains("--tool code_interpreter") {
+            match Interpreter::start(Path::new(PUNA), Path::new("python3"), puna_interpreter::Limits::default()) {
+                Err(error @ (Error::Python { .. } | Error::Unprotected { .. } | Error::System { .. })) => {
+                    println!("SKIPPED, {error}: {command}");
+                    continue;
+                }
+                started => drop(started.unwrap()),
             }
         }
         if line.starts_with("puna serve") {

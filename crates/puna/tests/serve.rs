@@ -3,67 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod model;
+mod server;
 
 use model::{Files, SHAPE, text};
 use puna_text::base64;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use tempfile::TempDir;
-
-struct Server {
-    child: Child,
-    address: String,
-    /// Where it records usage.
-    _home: TempDir,
-}
-
-impl Server {
-    fn start(options: &[&str]) -> Server {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_puna"));
-        let home = tempfile::tempdir().unwrap();
-        command.env("PUNA_HOME", home.path());
-        command.args(["serve", "--port", "0", "--threads", "2", "--context", "1024"]).args(options);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-        let line = lines.find(|line| line.starts_with("serving ")).expect("it serves");
-        let (_, rest) = line.split_once("http://").unwrap();
-        let address = rest.split_whitespace().next().unwrap().to_owned();
-        // What it says later is taken too, so that it never waits for a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        Server { child, address, _home: home }
-    }
-
-    /// Status, head and body of a request.
-    fn ask(&self, method: &str, path: &str, headers: &[&str], body: &str) -> (u16, String, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let mut request =
-            format!("{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
-        if !headers.iter().any(|header| header.starts_with("host:")) {
-            request += &format!("host: {}\r\n", self.address);
-        }
-        headers.iter().for_each(|header| request += &format!("{header}\r\n"));
-        stream.write_all(format!("{request}\r\n{body}").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
-        (status, head.to_owned(), body.to_owned())
-    }
-
-    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let (status, _, body) = self.ask("POST", path, &[], &body.to_string());
-        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {body}")))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
+use server::Server;
 
 fn hello() -> Value {
     json!([{"role": "user", "content": "What is your name?"}])

@@ -2,6 +2,7 @@
 
 use crate::access::Caller;
 use crate::app::App;
+use crate::builtin::Step;
 use crate::error::ApiError;
 use crate::meter::Meter;
 use axum::http::StatusCode;
@@ -58,7 +59,7 @@ impl Ask {
 }
 
 /// A piece of an answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Piece {
     /// So many tokens of the prompt were in the cache; the prompt is being computed.
     Begun {
@@ -69,6 +70,8 @@ pub enum Piece {
     PromptScore(Scored),
     /// A token, and what it adds to the text.
     Token(String, Scored),
+    /// What a tool does for the answer.
+    Tool(Step),
     /// The end, and what was held back of the text.
     End(String, Reason),
 }

@@ -1,6 +1,7 @@
 //! What the routes answer with: one model, its service, and how it is talked to.
 
 use crate::access::Access;
+use crate::builtin::BuiltinTools;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::metrics::Metrics;
@@ -23,6 +24,10 @@ pub trait ChatFormat: Send + Sync {
     fn write(&self, conversation: &Conversation) -> Result<Prompt, String>;
     /// Its name, or the template itself.
     fn describe(&self) -> String;
+    /// Whether it has words for Llama's own tools; most have none.
+    fn has_builtin_tools(&self) -> bool {
+        false
+    }
 }
 
 /// A model to be served.
@@ -43,6 +48,14 @@ pub struct Model {
     pub sampling: Sampling,
     /// Of which kind it is: format and size, for people.
     pub about: About,
+}
+
+impl Model {
+    /// Whether Llama's own tools can be offered to it.
+    #[must_use]
+    pub fn knows_builtin_tools(&self) -> bool {
+        self.format.has_builtin_tools() && self.tokenizer.special("<|python_tag|>").is_some()
+    }
 }
 
 /// What there is to say of a model.
@@ -85,6 +98,8 @@ pub struct App {
     pub model: Model,
     /// Who may ask.
     pub access: Arc<Access>,
+    /// Llama's own tools, those that the operator turned on.
+    pub tools: BuiltinTools,
     /// What is measured.
     pub metrics: Metrics,
     /// When the server started.
@@ -106,6 +121,7 @@ impl App {
         App {
             model,
             access: Arc::new(Access::open()),
+            tools: BuiltinTools::none(),
             metrics: Metrics::default(),
             started: Time::now(),
             compiling: Arc::new(Semaphore::new(COMPILING)),
@@ -118,6 +134,12 @@ impl App {
     #[must_use]
     pub fn with_access(self, access: Access) -> App {
         App { access: Arc::new(access), ..self }
+    }
+
+    /// Runs these of Llama's own tools for requests that ask for them.
+    #[must_use]
+    pub fn with_tools(self, tools: BuiltinTools) -> App {
+        App { tools, ..self }
     }
 
     /// What makes constraints of grammars. The first call may take a second.

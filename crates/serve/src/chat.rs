@@ -2,6 +2,7 @@
 
 use crate::answer::{Ask, Piece, Pieces, Reason};
 use crate::app::{App, new_id};
+use crate::builtin::{Call, Outcome, Step};
 use crate::constraint::compile;
 use crate::error::ApiError;
 use crate::raw::aside;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 const MAX_TOOL_BYTES: usize = 256 << 10;
 
 /// A conversation, and how it is to be gone on with.
+#[derive(Clone)]
 pub struct Turn {
     /// What was said, and which tools are offered.
     pub conversation: Conversation,
@@ -35,7 +37,10 @@ impl Turn {
     }
 
     /// Whether the last message is gone on with.
-    fn continues(&self) -> Result<bool, ApiError> {
+    ///
+    /// # Errors
+    /// When it is to be, and is not the assistant's.
+    pub fn continues(&self) -> Result<bool, ApiError> {
         let last = self.conversation.messages.last();
         let open = last.is_some_and(|last| last.role == Role::Assistant && last.tool_calls.is_empty());
         if self.continues == Some(true) && !open {
@@ -45,10 +50,15 @@ impl Turn {
         Ok(self.continues.unwrap_or(open))
     }
 
+    /// Whether tools are offered, the model's own or others.
+    pub fn offers_tools(&self) -> bool {
+        !self.conversation.tools.is_empty() || self.conversation.builtin_tools.is_some()
+    }
+
     /// The grammar that the answer has to follow. That of tools holds for text too, which then can't be read as a call; but a
     /// message that is gone on with has begun already.
     fn grammar(&self, continues: bool) -> Result<Option<Grammar>, ApiError> {
-        let tools = !self.conversation.tools.is_empty();
+        let tools = self.offers_tools();
         let chosen = self.tool_choice != ToolChoice::Auto;
         match &self.grammar {
             _ if chosen && !tools => Err(ApiError::field("tool_choice", "expected tools beside it, found none")),
@@ -145,10 +155,14 @@ pub struct Reply {
     pub text: String,
     /// What is called.
     pub tool_calls: Vec<ToolCall>,
+    /// What the server ran for it, and what came of that.
+    pub runs: Vec<(Call, Outcome)>,
     /// Each token, the end token not counted.
     pub scored: Vec<Scored>,
     /// Tokens of the answer, the end token counted.
     pub n_tokens: usize,
+    /// Tokens of the prompts with which it went on after a tool had run.
+    pub n_further: usize,
     /// Prompt tokens from the cache.
     pub cached: usize,
     /// How it ended.
@@ -171,7 +185,11 @@ pub struct Assembly<'a> {
     app: &'a App,
     /// Whether tools were offered.
     tools: bool,
+    /// Nothing came yet since the prompt.
+    first: bool,
     python_tag: bool,
+    /// The call that is being run.
+    running: Option<Call>,
     /// Text that may be a call, and is not shown until it is clear that it is none.
     held: String,
     reply: Reply,
@@ -180,25 +198,44 @@ pub struct Assembly<'a> {
 impl<'a> Assembly<'a> {
     /// Of an answer to a conversation that offers tools, or none.
     pub fn new(app: &'a App, tools: bool) -> Self {
-        Assembly { app, tools, python_tag: false, held: String::new(), reply: Reply::default() }
+        Assembly {
+            app,
+            tools,
+            first: true,
+            python_tag: false,
+            running: None,
+            held: String::new(),
+            reply: Reply::default(),
+        }
     }
 
     /// Takes a piece. The text that may be shown now, and the token's score, if it is one of the answer's own.
     pub fn push(&mut self, piece: Piece) -> (String, Option<Scored>) {
         match piece {
             Piece::Begun { cached } => {
-                self.reply.cached = cached;
+                self.reply.cached += cached;
                 (String::new(), None)
             }
             Piece::PromptScore(..) => (String::new(), None),
             Piece::Token(text, scored) => {
                 self.reply.n_tokens += 1;
                 let id = scored.token.id;
-                if self.reply.n_tokens == 1 && self.app.model.tokenizer.special("<|python_tag|>") == Some(id) {
+                if std::mem::take(&mut self.first) && self.app.model.tokenizer.special("<|python_tag|>") == Some(id) {
                     self.python_tag = true;
                 }
                 let own = !self.app.model.tokenizer.is_special(id);
                 (self.show(&text), own.then_some(scored))
+            }
+            Piece::Tool(step) => {
+                match step {
+                    Step::Called(call) => self.running = Some(call),
+                    Step::Ran(outcome) => self.reply.runs.extend(self.running.take().map(|call| (call, outcome))),
+                    Step::GoesOn(n_prompt) => self.reply.n_further += n_prompt,
+                }
+                // What was held was the call.
+                self.held.clear();
+                (self.first, self.python_tag) = (true, false);
+                (String::new(), None)
             }
             Piece::End(text, end) => {
                 self.reply.end = Some(end);
@@ -214,6 +251,16 @@ impl<'a> Assembly<'a> {
                 (shown, None)
             }
         }
+    }
+
+    /// The call that the server is running.
+    pub fn running(&self) -> Option<&Call> {
+        self.running.as_ref()
+    }
+
+    /// How many calls the server has run.
+    pub fn n_runs(&self) -> usize {
+        self.reply.runs.len()
     }
 
     /// Whether what came so far may be a call.

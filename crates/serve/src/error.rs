@@ -49,6 +49,11 @@ impl ApiError {
         self.status
     }
 
+    /// A word for programs.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
     /// What went wrong, for people.
     pub fn message(&self) -> &str {
         &self.message

@@ -19,6 +19,8 @@ mod page;
 
 pub mod guard;
 
+mod rounds;
+
 mod chat;
 mod embedding;
 mod logprobs;
@@ -31,6 +33,7 @@ mod constraint;
 mod meter;
 
 pub mod app;
+pub mod builtin;
 mod metrics;
 
 pub mod access;

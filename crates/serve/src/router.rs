@@ -4,8 +4,8 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::guard::{self, Guard};
 use crate::routes::{
-    anthropic_messages, ollama, openai_chat, openai_completions, openai_embeddings, openai_models, openapi, page,
-    page_answer, page_shared, state, tokens,
+    anthropic_messages, ollama, openai_chat, openai_completions, openai_embeddings, openai_models, openai_responses,
+    openapi, page, page_answer, page_shared, state, tokens,
 };
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -20,6 +20,10 @@ pub fn router(app: Arc<App>, guard: Arc<Guard>) -> Router {
         .route("/v1/chat/completions", post(openai_chat::create))
         .route("/v1/completions", post(openai_completions::create))
         .route("/v1/embeddings", post(openai_embeddings::create))
+        .route("/v1/responses", post(openai_responses::create))
+        .route("/v1/responses/{id}", get(openai_responses::retrieve).delete(openai_responses::delete))
+        .route("/v1/responses/{id}/input_items", get(openai_responses::input_items))
+        .route("/v1/responses/{id}/cancel", post(openai_responses::cancel))
         .route("/v1/models", get(openai_models::list))
         .route("/v1/models/{*name}", get(openai_models::retrieve))
         .route("/v1/messages", post(anthropic_messages::create))

@@ -59,16 +59,20 @@ impl futures_core::Stream for Stream {
     }
 }
 
-/// A response of this content type, whose body `write` writes. When the connection is closed, writing fails.
+/// A response of this content type, whose body `write` writes. When the connection is closed, that ends.
 pub fn stream<F>(content_type: &'static str, write: impl FnOnce(Events) -> F) -> Response
 where
     F: Future<Output = Result<(), Gone>> + Send + 'static,
 {
     let (send, receive) = mpsc::channel(BUFFER);
+    let gone = send.clone();
     let writing = write(Events(send));
     tokio::spawn(async move {
-        // Who is gone needs no word of it.
-        let _ = writing.await;
+        // Who is gone needs no word of it; and is missed at once, not only when there is something to be said.
+        tokio::select! {
+            _ = writing => {}
+            () = gone.closed() => {}
+        }
     });
     let mut response = Body::from_stream(Stream(receive)).into_response();
     let headers = response.headers_mut();

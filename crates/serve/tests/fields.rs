@@ -24,11 +24,11 @@ impl Endpoint {
             let body = &methods["post"]["requestBody"]["content"]["application/json"]["schema"];
             assert_eq!(body["additionalProperties"], false, "{path}");
             let fields = body["properties"].as_object().unwrap().clone();
-            let needed = ["messages", "prompt", "tokens", "max_tokens", "input"];
+            let needed = ["messages", "prompt", "tokens", "max_tokens", "input", "max_output_tokens", "include"];
             let needed = needed.into_iter().filter(|name| fields.contains_key(*name));
             let mut base: Map<String, Value> =
                 needed.map(|name| (name.into(), fields[name]["example"].clone())).collect();
-            if fields.contains_key("top_logprobs") {
+            if fields.contains_key("logprobs") && fields.contains_key("top_logprobs") {
                 base.insert("logprobs".into(), true.into());
             }
             if fields.contains_key("options") {
@@ -186,6 +186,10 @@ fn ollamas_options_are_refused_by_their_names() {
 
 /// Leaves out what differs between two equal requests: names, times, what was in the cache.
 fn comparable(mut answer: Value) -> Value {
+    // This one says what was asked, too.
+    if answer["object"] == "response" {
+        return answer["output"][0]["content"].take();
+    }
     if let Some(members) = answer.as_object_mut() {
         for name in ["id", "created", "created_at", "usage"] {
             members.remove(name);
@@ -211,6 +215,13 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("/v1/chat/completions", "logprobs", "false"),
     ("/v1/chat/completions", "top_logprobs", "2"),
     ("/v1/chat/completions", "tools", r#"[{"type": "function", "function": {"name": "f", "parameters": {}}}]"#),
+    ("/v1/responses", "input", r#""Bye!""#),
+    ("/v1/responses", "instructions", r#""Be brief.""#),
+    ("/v1/responses", "max_output_tokens", "1"),
+    ("/v1/responses", "include", "[]"),
+    ("/v1/responses", "top_logprobs", "2"),
+    ("/v1/responses", "text", r#"{"format": {"type": "json_schema", "schema": {"const": 7}}}"#),
+    ("/v1/responses", "tools", r#"[{"type": "function", "name": "f", "parameters": {}}]"#),
     ("/v1/messages", "messages", r#"[{"role": "user", "content": "Bye!"}]"#),
     ("/v1/messages", "system", r#""Be brief.""#),
     ("/v1/messages", "tools", r#"[{"name": "f", "input_schema": {}}]"#),
@@ -258,7 +269,9 @@ fn every_setting_makes_a_difference() {
         if in_options {
             endpoint.base.insert("options".into(), json!({"seed": 7, "num_predict": 64, "temperature": 1}));
         } else if takes_seed {
-            endpoint.base.extend([("seed".into(), 7.into()), ("max_tokens".into(), 64.into())]);
+            let max_tokens =
+                ["max_tokens", "max_output_tokens"].into_iter().find(|name| endpoint.fields.contains_key(*name));
+            endpoint.base.extend([("seed".into(), 7.into()), (max_tokens.unwrap().into(), 64.into())]);
         } else if is_sampled {
             endpoint.base.insert("temperature".into(), 0.into());
         }

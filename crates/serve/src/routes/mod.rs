@@ -10,6 +10,7 @@ pub mod ollama;
 pub mod openai_chat;
 pub mod openai_completions;
 pub mod openai_embeddings;
+pub mod openai_responses;
 
 mod openai;
 pub mod page_shared;

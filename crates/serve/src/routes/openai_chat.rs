@@ -2,15 +2,16 @@
 
 use super::openai::{BOTH, Common, HARMLESS, usage};
 use crate::access::Caller;
-use crate::answer::{self, Ask};
+use crate::answer::{Ask, Piece};
 use crate::app::{App, new_id};
-use crate::chat::{Assembly, Reply, Turn, collect, repeat};
+use crate::builtin::{Call, Outcome, Step};
+use crate::chat::{Assembly, Reply, Turn, collect};
 use crate::constraint::CONSTRAINT;
 use crate::error::ApiError;
 use crate::fields::{ADD_GENERATION_PROMPT, CONTINUE_FINAL_MESSAGE, Field, Fields, MESSAGES, TOOLS};
 use crate::sampling::SAMPLING;
 use crate::time::Time;
-use crate::{logprobs, sse};
+use crate::{logprobs, rounds, sse};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -62,6 +63,13 @@ pub const FIELDS: &[Field] = &[
         about: "Whether an answer may call several tools; it may unless this is false",
         example: "true",
     },
+    Field {
+        name: "builtin_tools",
+        schema: r#"{"type": "array", "items": {"enum": ["code_interpreter", "brave_search", "wolfram_alpha"]}}"#,
+        about: "Llama's own tools that the server runs for the answer, where its operator turned them on; the message's \
+                builtin_tool_calls tell what was run",
+        example: "[]",
+    },
 ];
 
 /// Takes the number of tokens that an answer may have, under either name.
@@ -101,12 +109,14 @@ pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) ->
     let continues = fields.take("continue_final_message")?;
     let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
     let tools = fields.tools()?;
+    let builtin_tools: Vec<String> = fields.take("builtin_tools")?.unwrap_or_default();
+    builtin_tools.iter().try_for_each(|tool| app.tools.check("builtin_tools", tool))?;
     let tool_choice = tool_choice(&mut fields)?;
     if tool_choice.is_some() {
         conversation.tools = tools;
+        conversation.builtin_tools = Some(builtin_tools).filter(|tools| !tools.is_empty());
     }
     conversation.add_generation_prompt = fields.take("add_generation_prompt")?.unwrap_or(true);
-    let tools = !conversation.tools.is_empty();
     let turn = Turn {
         continues,
         tool_choice: tool_choice.unwrap_or_default(),
@@ -114,11 +124,10 @@ pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) ->
         grammar,
         ..Turn::new(conversation)
     };
-    let (ids, constraint) = turn.prepare(&app).await?;
-    let n_prompt = ids.len();
+    let tools = turn.offers_tools();
     let (adapter, top) = (ask.adapter, top.unwrap_or(0) as usize);
-    let asks = repeat(Ask { prompt: ids, max_tokens, constraint, top, ..ask }, n);
-    let mut pieces = answer::start(&app, caller, asks)?;
+    let ask = Ask { max_tokens, top, ..ask };
+    let (n_prompt, mut pieces) = rounds::start(&app, caller, turn, ask, n, rounds::MAX_CALLS).await?;
     let (id, created) = (new_id("chatcmpl-"), Time::now().seconds());
     let model = app.name(adapter).to_owned();
     if !stream {
@@ -128,6 +137,10 @@ pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) ->
             let mut message = json!({"role": "assistant", "content": reply.text, "refusal": null});
             if !reply.tool_calls.is_empty() {
                 message["tool_calls"] = json!(reply.tool_calls);
+            }
+            if !reply.runs.is_empty() {
+                let run = |(call, outcome): &(Call, Outcome)| builtin_call(call, Some(outcome));
+                message["builtin_tool_calls"] = reply.runs.iter().map(run).collect();
             }
             let scores = logprobs.then(|| {
                 let content: Vec<Value> = reply.scored.iter().map(|scored| logprobs::chat(tokenizer, scored)).collect();
@@ -163,6 +176,9 @@ pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) ->
                     return events.done().await;
                 }
             };
+            if let Some(run) = told(&piece, &answers[index]) {
+                events.data(&delta(index, json!({"builtin_tool_calls": [run]}), Value::Null, Value::Null)).await?;
+            }
             let (text, scored) = answers[index].push(piece);
             let scores = scored.as_ref().filter(|_| logprobs).map_or(
                 Value::Null,
@@ -199,8 +215,32 @@ pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) ->
     }))
 }
 
+/// A call that the server runs or has run.
+fn builtin_call(call: &Call, outcome: Option<&Outcome>) -> Value {
+    json!({
+        "id": call.id,
+        "type": call.tool,
+        "arguments": call.arguments(),
+        "status": outcome.map_or("in_progress", |outcome| outcome.status.as_str()),
+        "output": outcome.map(|outcome| &outcome.output),
+    })
+}
+
+/// What a stream tells of a tool: the call when it begins, and again with what came of it.
+fn told(piece: &Piece, answer: &Assembly<'_>) -> Option<Value> {
+    let (call, outcome) = match piece {
+        Piece::Tool(Step::Called(call)) => (call, None),
+        Piece::Tool(Step::Ran(outcome)) => (answer.running()?, Some(outcome)),
+        _ => return None,
+    };
+    let mut told = builtin_call(call, outcome);
+    told["index"] = answer.n_runs().into();
+    Some(told)
+}
+
 /// Tokens of the prompt, and of all answers to it.
 fn count(n_prompt: usize, replies: &[Reply]) -> Value {
     let cached = replies.iter().map(|reply| reply.cached).max().unwrap_or(0);
-    usage(n_prompt, replies.iter().map(|reply| reply.n_tokens).sum(), cached)
+    let n_further: usize = replies.iter().map(|reply| reply.n_further).sum();
+    usage(n_prompt + n_further, replies.iter().map(|reply| reply.n_tokens).sum(), cached)
 }

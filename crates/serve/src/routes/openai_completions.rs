@@ -83,6 +83,8 @@ impl<'a> Choice<'a> {
         let tokenizer = &self.app.model.tokenizer;
         match piece {
             Piece::Begun { cached } => self.cached = cached,
+            // No tools are offered here.
+            Piece::Tool(_) => {}
             Piece::PromptScore(scored) => {
                 if let Some(scores) = &mut self.scores {
                     scores.push(tokenizer, &scored);

@@ -1,6 +1,7 @@
 //! `/openapi.json`: what this server takes, from the same tables by which it reads.
 
-use super::{anthropic_messages, ollama, openai, openai_chat, openai_completions, openai_embeddings, tokens};
+use super::{anthropic_messages, ollama, openai, openai_chat, openai_completions, openai_embeddings};
+use super::{openai_responses, tokens};
 use crate::app::App;
 use crate::constraint::CONSTRAINT;
 use crate::fields::Field;
@@ -36,6 +37,11 @@ pub const ENDPOINTS: &[Endpoint] = &[
         path: "/v1/embeddings",
         about: "Texts as vectors of length 1, as OpenAI does: the mean of the model's final hidden states over all tokens",
         tables: &[openai_embeddings::FIELDS],
+    },
+    Endpoint {
+        path: "/v1/responses",
+        about: "Answers, and stores the answer to be gone on from, as OpenAI does",
+        tables: &[openai_responses::FIELDS, SAMPLING],
     },
     Endpoint {
         path: "/v1/messages",

@@ -214,10 +214,14 @@ fn tool_result(content: &Content) -> Result<String, ChatError> {
     }
 }
 
-/// A call of one of Llama's own tools: `brave_search.call(query="…")`. Nothing is escaped; the model was trained so.
+/// A call of one of Llama's own tools: `brave_search.call(query="…")`. Nothing is escaped; the model was trained so. Code that
+/// is given as it is, and not as an argument, stands there as the model writes it; for that the template has no words.
 fn builtin_call(idx: usize, call: &ToolCall) -> Result<String, ChatError> {
     let problem = |problem: String| ChatError::Message { idx, problem };
     let name = &call.name;
+    if let (CODE_INTERPRETER, Value::String(code)) = (name.as_str(), &call.arguments) {
+        return Ok(code.clone());
+    }
     let arguments =
         call.arguments.as_object().ok_or_else(|| problem(format!("the arguments of {name} are no object")))?;
     let mut texts = Vec::with_capacity(arguments.len());
@@ -372,6 +376,20 @@ mod tests {
             render(&conversation(json!({"messages": [], "tools": [tool]})), Dialect::Meta),
             Err(ChatError::NotInFormat { .. })
         ));
+    }
+
+    #[test]
+    fn code_stands_as_the_model_writes_it() {
+        let call = |arguments: Value| {
+            let call = ToolCall { id: None, name: CODE_INTERPRETER.into(), arguments };
+            let messages = vec![Message::user("?"), Message { tool_calls: vec![call], ..Message::assistant("") }];
+            let builtin_tools = Some(vec![CODE_INTERPRETER.to_owned()]);
+            render(&Conversation { builtin_tools, ..Conversation::new(messages) }, Dialect::Template).unwrap().text()
+        };
+        let bare = call(json!("print(\"1\")\n"));
+        assert!(bare.contains("\n\n<|python_tag|>print(\"1\")\n<|eom_id|>"), "{bare}");
+        let template = call(json!({"code": "print(1)"}));
+        assert!(template.contains("<|python_tag|>code_interpreter.call(code=\"print(1)\")<|eom_id|>"), "{template}");
     }
 
     #[test]
