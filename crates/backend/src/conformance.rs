@@ -382,7 +382,8 @@ fn attention<B: Backend>(backend: &B, random: &mut Random, format: KvFormat, hea
 }
 
 /// Single tokens and spans deep in a long sequence: together, each span by itself, and each token by itself must give the
-/// same bits, however a back-end cuts the cache, and do not see what is stored behind them.
+/// same bits, however a back-end cuts the cache, and do not see what is stored behind them. So must another cache into which the
+/// pages were copied.
 fn long_attention<B: Backend>(backend: &B, random: &mut Random, format: KvFormat, heads: Heads) {
     const LENGTH: usize = 2500;
     const SPANS: [(usize, usize); 7] = [(2499, 1), (1020, 9), (2000, 50), (1024, 1), (0, 1), (1470, 70), (511, 2)];
@@ -404,18 +405,28 @@ fn long_attention<B: Backend>(backend: &B, random: &mut Random, format: KvFormat
         backend.store_kv(&mut cache, 1, &batch, &rows(&k), &rows(&v)).expect("memory");
     }
     let cols = n_heads * hd;
-    let attend = |spans: &[(usize, usize)], q: &[f32]| {
-        let spans: Vec<Span<'_>> = spans.iter().map(|&(start, len)| Span { start, len, pages: &pages }).collect();
+    let attend_in = |cache: &B::KvCache, pages: &[u32], spans: &[(usize, usize)], q: &[f32]| {
+        let spans: Vec<Span<'_>> = spans.iter().map(|&(start, len)| Span { start, len, pages }).collect();
         let ids = vec![0; spans.iter().map(|span| span.len).sum()];
         let mut out = backend.activations(ids.len(), cols).expect("memory");
         let batch = Batch { ids: &ids, spans: &spans, outputs: &[] };
-        backend.attend(&rows_of(backend, q, cols), &cache, 1, &batch, &mut out);
+        backend.attend(&rows_of(backend, q, cols), cache, 1, &batch, &mut out);
         read(backend, &out)
     };
+    let attend = |spans: &[(usize, usize)], q: &[f32]| attend_in(&cache, &pages, spans, q);
     // Larger than the values, so that some tokens weigh much more than others.
     let n_rows: usize = SPANS.iter().map(|(_, len)| len).sum();
     let q: Vec<f32> = random.values(n_rows * cols).into_iter().map(|q| q * 3.0).collect();
     let outputs = attend(&SPANS, &q);
+    let mut copy = backend.kv_cache(KvShape { n_pages: n_pages + 3, ..shape }).expect("memory");
+    let elsewhere: Vec<u32> = pages.iter().map(|page| n_pages as u32 + 2 - page).collect();
+    let mut bytes = vec![1];
+    for (from, to) in pages.iter().zip(&elsewhere) {
+        backend.read_page(&cache, *from, &mut bytes);
+        assert_eq!(bytes.len(), shape.page_bytes(), "{what}: bytes of a page");
+        backend.write_page(&mut copy, *to, &bytes).expect("memory");
+    }
+    assert_eq!(attend_in(&copy, &elsewhere, &SPANS, &q), outputs, "{what}: in a copy of the pages");
     let mut first = 0;
     for (start, len) in SPANS {
         let rows = first * cols..(first + len) * cols;

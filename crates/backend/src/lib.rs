@@ -111,6 +111,11 @@ pub trait Backend: Send + Sync + 'static {
         batch: &Batch<'_>,
         out: &mut Self::Activations,
     );
+    /// Copies a page that was written, of all layers, to host memory: [`KvShape::page_bytes`] that replace what `out` held.
+    /// How they are laid out is the back-end's affair: they are for [`Backend::write_page`] of the same one.
+    fn read_page(&self, cache: &Self::KvCache, page: u32, out: &mut Vec<u8>);
+    /// Sets a page to what [`Backend::read_page`] gave for a cache of the same format, layers and heads.
+    fn write_page(&self, cache: &mut Self::KvCache, page: u32, bytes: &[u8]) -> Result<(), Error>;
     /// `gate[i] = silu(gate[i]) · up[i]`, elementwise.
     fn swiglu(&self, gate: &mut Self::Activations, up: &Self::Activations);
     /// `x += y`.

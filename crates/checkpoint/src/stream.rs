@@ -4,7 +4,7 @@
 
 use crate::Error;
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
@@ -19,20 +19,44 @@ fn temporary(path: &Path) -> Result<PathBuf, Error> {
 }
 
 /// A file that gets its name when it is complete; dropped before, it is removed.
-pub(crate) struct Pending {
+pub struct Pending {
     path: PathBuf,
     temporary: PathBuf,
     file: BufWriter<File>,
 }
 
 impl Pending {
-    pub(crate) fn create(path: &Path) -> Result<Pending, Error> {
+    /// Begins the file.
+    ///
+    /// # Errors
+    /// No file name, or a fault of the file system, as in all that follows.
+    pub fn create(path: &Path) -> Result<Pending, Error> {
+        Pending::open(path, OpenOptions::new().write(true).create(true).truncate(true))
+    }
+
+    /// Begins a file that nobody but its owner may read.
+    ///
+    /// # Errors
+    /// As [`Pending::create`].
+    pub fn create_private(path: &Path) -> Result<Pending, Error> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        Pending::open(path, &options)
+    }
+
+    fn open(path: &Path, options: &OpenOptions) -> Result<Pending, Error> {
         let temporary = temporary(path)?;
-        let file = File::create(&temporary).map_err(Error::io(path))?;
+        let file = options.open(&temporary).map_err(Error::io(path))?;
         Ok(Pending { path: path.to_owned(), temporary, file: BufWriter::with_capacity(1 << 16, file) })
     }
 
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// A fault of the file system.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.file.write_all(bytes).map_err(Error::io(&self.temporary))
     }
 
@@ -50,7 +74,10 @@ impl Pending {
     }
 
     /// Syncs, renames, and syncs the directory that holds the name.
-    pub(crate) fn finish(mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// A fault of the file system; then what had the name still has it.
+    pub fn finish(mut self) -> Result<(), Error> {
         let end = self.file.stream_position().map_err(Error::io(&self.temporary))?;
         self.file.flush().map_err(Error::io(&self.temporary))?;
         // A hole at the end is none until the file is that long.

@@ -19,6 +19,7 @@ use crate::share::SharedMut;
 use crate::simd::Instructions;
 use memmap2::MmapMut;
 use puna_backend::{Batch, Error, KvFormat, KvShape, PAGE_LEN};
+use std::ops::Range;
 use store::Rows;
 
 /// Bytes that are asked of the system at a time, unless a page is larger: room for many of its large pages. It gives
@@ -70,6 +71,28 @@ impl KvCache {
         let (k, v) = place(&self.shape, page as usize % per_slab, layer, head);
         let n = head_bytes(&self.shape);
         (&slab[k..k + n], &slab[v..v + n])
+    }
+
+    /// The slab of a page, and where in it the page lies.
+    fn page(&self, page: u32) -> (usize, Range<usize>) {
+        assert!((page as usize) < self.shape.n_pages, "page {page} of {}", self.shape.n_pages);
+        let (per_slab, n_bytes) = (self.pages_per_slab(), self.shape.page_bytes());
+        let start = page as usize % per_slab * n_bytes;
+        (page as usize / per_slab, start..start + n_bytes)
+    }
+
+    /// All bytes of a page.
+    pub(crate) fn read(&self, page: u32) -> &[u8] {
+        let (slab, at) = self.page(page);
+        &self.slabs[slab].as_ref().expect("a page is written before it is read")[at]
+    }
+
+    /// Sets all bytes of a page.
+    pub(crate) fn write(&mut self, page: u32, bytes: &[u8]) -> Result<(), Error> {
+        let (slab, at) = self.page(page);
+        self.touch(page)?;
+        self.slabs[slab].as_mut().expect("touched above")[at].copy_from_slice(bytes);
+        Ok(())
     }
 
     /// Makes sure that a page has memory.

@@ -193,6 +193,15 @@ impl Backend for Cpu {
         attend::attend(&self.pool, self.instructions, q, cache, layer, batch, out);
     }
 
+    fn read_page(&self, cache: &KvCache, page: u32, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(cache.read(page));
+    }
+
+    fn write_page(&self, cache: &mut KvCache, page: u32, bytes: &[u8]) -> Result<(), Error> {
+        cache.write(page, bytes)
+    }
+
     fn swiglu(&self, gate: &mut Activations, up: &Activations) {
         elementwise::swiglu(&self.pool, self.instructions, gate, up);
     }

@@ -102,6 +102,11 @@ impl Engine {
         &self.pages
     }
 
+    /// The pages, and the model in whose cache they are.
+    pub(crate) fn pages_mut(&mut self) -> (&mut Pages, &mut dyn Model) {
+        (&mut self.pages, &mut *self.model)
+    }
+
     /// Forgets all tokens of the sequence from `len` on. Of a page that others may have too all is forgotten.
     pub fn truncate(&mut self, sequence: &mut Sequence, len: usize) {
         let published = sequence.n_published * PAGE_LEN;

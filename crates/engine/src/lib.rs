@@ -11,6 +11,8 @@ mod schedule;
 
 pub mod speculate;
 
+mod kept;
+
 mod engine;
 mod pages;
 pub mod sampler;
@@ -20,7 +22,8 @@ pub mod constraint;
 pub use batcher::{BatchLimits, Batcher, Load};
 pub use constraint::{Constraint, ConstraintError};
 pub use engine::{Engine, Sequence};
-pub use pages::Scope;
+pub use kept::{Kept, Restoring};
+pub use pages::{Parent, Scope};
 pub use puna_llama::PAGE_LEN;
 pub use request::{Event, Finish, Limits, PromptScores, Request, RequestId, Scored, Token};
 pub use sampler::{Sampler, Sampling};
@@ -50,6 +53,16 @@ pub enum Error {
     NotFinite {
         /// Position of the token whose logits, or hidden states, they are.
         position: usize,
+    },
+    /// A page that was kept elsewhere and can't be put back.
+    #[error("{what}: expected {expected}, found {found}")]
+    Kept {
+        /// What is wrong with it.
+        what: String,
+        /// What would fit.
+        expected: String,
+        /// What is there.
+        found: String,
     },
     /// The answer's constraint can't go on.
     #[error(transparent)]

@@ -19,7 +19,7 @@ pub struct Scope(pub [u8; 32]);
 
 /// What comes before a page's tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Parent {
+pub enum Parent {
     /// Nothing: the page is the first, of a text in this scope that an adapter sees, if any.
     Root(Scope, Option<u32>),
     /// What this page ends.
@@ -191,6 +191,14 @@ impl Pages {
                 self.free.push(Reverse(page));
             }
         }
+    }
+
+    /// The pages that no sequence has, each behind its parent; those first that were wanted last.
+    pub fn idle(&self) -> impl Iterator<Item = (u32, Parent, &[u32])> {
+        self.idle.values().rev().filter_map(|page| {
+            let published = self.used[*page as usize].published.as_ref()?;
+            Some((*page, published.parent, &published.ids[..]))
+        })
     }
 
     /// Sequences that have the page.

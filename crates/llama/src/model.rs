@@ -45,6 +45,13 @@ pub trait Model: Send {
     /// # Errors
     /// When a token id is not in the vocabulary or the machine gives no more memory for the cache.
     fn forward(&mut self, input: &Input<'_>, outputs: &mut Outputs) -> Result<(), Error>;
+    /// Copies a page of the KV cache in which there are tokens; its bytes replace what `out` held.
+    fn read_page(&self, page: u32, out: &mut Vec<u8>);
+    /// Sets a page of the KV cache to what [`Model::read_page`] gave: of this model, computed by the same.
+    ///
+    /// # Errors
+    /// When the machine gives no more memory for the cache.
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), Error>;
 }
 
 /// Runs a forward pass of the model that it is given; the rest is as in [`Model::forward`].
@@ -90,6 +97,14 @@ impl Model for Through {
 
     fn forward(&mut self, input: &Input<'_>, outputs: &mut Outputs) -> Result<(), Error> {
         (self.forward)(&mut *self.model, input, outputs)
+    }
+
+    fn read_page(&self, page: u32, out: &mut Vec<u8>) {
+        self.model.read_page(page, out);
+    }
+
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), Error> {
+        self.model.write_page(page, bytes)
     }
 }
 
@@ -225,5 +240,13 @@ impl<B: Backend> Model for Llama<B> {
             backend.read(&out, &mut outputs.logits);
         }
         Ok(())
+    }
+
+    fn read_page(&self, page: u32, out: &mut Vec<u8>) {
+        self.backend.read_page(&self.cache, page, out);
+    }
+
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), Error> {
+        Ok(self.backend.write_page(&mut self.cache, page, bytes)?)
     }
 }

@@ -13,6 +13,7 @@ mod key;
 mod licence;
 mod machine;
 mod model;
+mod prefix_cache;
 mod prompt;
 mod run;
 mod sampling;

@@ -73,6 +73,10 @@ pub struct Args {
     offline: bool,
     #[command(flatten)]
     database: DatabaseArgs,
+    /// A file in which the prefix cache outlives the server: read at its start, written at its end. It holds what people wrote,
+    /// and is for your eyes alone
+    #[arg(long, value_name = "FILE")]
+    prefix_cache: Option<PathBuf>,
     /// A tool of Llama's own that the server runs for requests that ask for it; may be given several times:
     /// code_interpreter, in a sandbox, with the Python that is named or python3; brave_search=URL and wolfram_alpha=URL, by a
     /// program of yours that listens on this machine
@@ -114,7 +118,8 @@ pub fn run(args: Args) -> Result<()> {
     let tls = tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?.map(Arc::new);
     let access = access(&args)?;
     let tools = tools(&args)?;
-    let model = args.served.load(|n_cache| args.queue.limits(&args.served, n_cache))?;
+    let limits = |n_cache| args.queue.limits(&args.served, n_cache);
+    let (model, prefix_cache) = args.served.load_with(limits, args.prefix_cache.as_deref())?;
     if !args.tool.is_empty() && !model.knows_builtin_tools() {
         bail!(
             "--tool: expected a model that is talked to in Llama 3.1's format as its template has it, which has words for \
@@ -122,6 +127,7 @@ pub fn run(args: Args) -> Result<()> {
         );
     }
     let app = Arc::new(App::new(model).with_access(access).with_tools(tools));
+    let served = app.clone();
     let guard = Guard { hosts: args.allow_host, origins: args.allow_origin, ..Guard::default() };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("threads for connections")?;
@@ -150,8 +156,11 @@ pub fn run(args: Args) -> Result<()> {
             }
         };
         server::serve(listener, app, guard, Limits::default(), shutdown()).await?;
-        Ok(())
-    })
+        anyhow::Ok(())
+    })?;
+    // Who is still answered is broken off, and his text is idle, too.
+    drop(runtime);
+    prefix_cache.map_or(Ok(()), |prefix_cache| prefix_cache.keep(&served.model.service))
 }
 
 /// Who may ask.

@@ -5,6 +5,7 @@ use crate::builtin;
 use crate::inspect::{formats, n_weights};
 use crate::licence;
 use crate::model::{Loaded, ModelArgs};
+use crate::prefix_cache::PrefixCache;
 use crate::prompt::{ChatFormat, Choice};
 use crate::sampling;
 use anyhow::{Context, Result, bail};
@@ -109,6 +110,15 @@ impl ServedArgs {
 
     /// Loads all that answers; `limits` of requests, for a cache of so many tokens.
     pub fn load(&self, limits: impl FnOnce(usize) -> ServiceLimits) -> Result<app::Model> {
+        Ok(self.load_with(limits, None)?.0)
+    }
+
+    /// The same, and what is in the file of a prefix cache.
+    pub fn load_with(
+        &self,
+        limits: impl FnOnce(usize) -> ServiceLimits,
+        prefix_cache: Option<&Path>,
+    ) -> Result<(app::Model, Option<PrefixCache>)> {
         let checkpoint = self.model.open()?;
         let tokenizer = self.model.tokenizer(&checkpoint)?;
         let format = ChatFormat::new(self.chat_format, &checkpoint, &tokenizer)?;
@@ -121,7 +131,10 @@ impl ServedArgs {
         let n_cache = model.kv_shape().n_pages * puna_llama::PAGE_LEN;
         let describe = model.describe();
         let pulse = Arc::new(Pulse::default());
-        let engine = Engine::new(pulse.watch(model), context);
+        let mut engine = Engine::new(pulse.watch(model), context);
+        let prefix_cache = prefix_cache
+            .map(|path| PrefixCache::open(path, &self.model, &given, &checkpoint, &mut engine))
+            .transpose()?;
         let guesses = (!self.no_speculation).then(|| speculator(vec![Box::new(PromptLookup::new())]));
         let batch_limits = BatchLimits { max_running: self.parallel(), ..BatchLimits::default() };
         let service = Service::start(Batcher::new(engine, guesses, batch_limits), pulse, limits(n_cache));
@@ -154,7 +167,7 @@ impl ServedArgs {
             summary: builtin::is_meant(path).then(|| builtin::ABOUT.to_owned()),
             licence: licence(path, &checkpoint)?,
         };
-        Ok(app::Model {
+        let model = app::Model {
             name,
             adapters,
             service,
@@ -163,7 +176,8 @@ impl ServedArgs {
             format: Box::new(format),
             sampling: sampling::recommended(&checkpoint),
             about,
-        })
+        };
+        Ok((model, prefix_cache))
     }
 }
 

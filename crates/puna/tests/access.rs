@@ -370,6 +370,26 @@ fn no_key_finds_what_another_asked() {
     let server = home.serve(&["--require-key", "--share-prefixes"]);
     assert_eq!(cached(&server, &keys[0]), 0);
     assert!(cached(&server, &keys[1]) > 50);
+    drop(server);
+    // Not even from a file, in which each finds its own.
+    let file = home.path().join("prefixes");
+    let options = ["--require-key", "--prefix-cache", file.to_str().unwrap()];
+    let server = home.serve(&options);
+    assert_eq!(cached(&server, &keys[0]), 0);
+    server.stop();
+    let server = home.serve(&options);
+    assert_eq!(cached(&server, &keys[1]), 0);
+    assert!(cached(&server, &keys[0]) > 50);
+    server.stop();
+    // What another computes with finds nothing in it, and takes its place; what is no such file is not touched.
+    let server = home.serve(&[&options[..], &["--kv", "f32"]].concat());
+    assert!(server.said("on this processor, found others"));
+    assert_eq!(cached(&server, &keys[0]), 0);
+    server.stop();
+    std::fs::write(&file, "mine").unwrap();
+    let run = home.puna(&[&["serve", "--port", "0"], &options[..]].concat());
+    run.refused(&["--prefix-cache", "expected a file in which puna keeps prefixes, found another"]);
+    assert_eq!(std::fs::read(&file).unwrap(), b"mine");
 }
 
 #[test]

@@ -75,6 +75,14 @@ impl Model for Parrot {
         }
         Ok(())
     }
+
+    fn read_page(&self, _: u32, _: &mut Vec<u8>) {
+        unreachable!("nothing is kept here")
+    }
+
+    fn write_page(&mut self, _: u32, _: &[u8]) -> Result<(), puna_llama::Error> {
+        unreachable!("nothing is kept here")
+    }
 }
 
 struct Llama31;

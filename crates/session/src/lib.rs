@@ -2,8 +2,9 @@
 //!
 //! Reading order: [`Session::answer`] is the whole path of an answer; [`Service`] answers many at once, on a thread of its
 //! own; [`text`] makes text of tokens, and [`stop`] watches it for stop strings; [`constraint`] makes grammars of answers;
-//! [`open`] puts a model's files, tokenizer and engine together.
+//! [`open`] puts a model's files, tokenizer and engine together, and [`kept`] what the engine knew when it ended.
 
+pub mod kept;
 mod open;
 mod service;
 mod session;

@@ -3,7 +3,7 @@
 //! Whoever asks hands over a [`Request`] and a [`Sink`], which is called on the engine's thread for each event and must not
 //! wait. A [`Ticket`] that is dropped ends its request before the next forward pass.
 
-use puna_engine::{Batcher, Event, Load, Request, RequestId};
+use puna_engine::{Batcher, Engine, Event, Load, Request, RequestId};
 use puna_llama::{Config, Model, Through};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -138,7 +138,11 @@ struct Shared {
     load: Mutex<Load>,
 }
 
+/// What somebody wants of the engine itself.
+type Visit = Box<dyn FnOnce(&Engine) + Send>;
+
 enum Command {
+    Visit(Visit),
     Submit { request: Box<Request>, sink: Sink, ticket: u64, place: Place },
     Cancel(u64),
 }
@@ -235,6 +239,20 @@ impl Service {
         Ok(Ticket { id: ticket, commands: self.commands.clone() })
     }
 
+    /// Shows the engine to a function between two of its forward passes, and waits for what it returns.
+    ///
+    /// # Errors
+    /// [`Refusal::Stopped`].
+    pub fn visit<T: Send + 'static>(&self, see: impl FnOnce(&Engine) -> T + Send + 'static) -> Result<T, Refusal> {
+        let (send, receive) = mpsc::channel();
+        let visit: Visit = Box::new(move |engine| {
+            // Whoever asked waits below.
+            let _ = send.send(see(engine));
+        });
+        self.commands.send(Command::Visit(visit)).map_err(|_| Refusal::Stopped)?;
+        receive.recv().map_err(|_| Refusal::Stopped)
+    }
+
     /// A place within the limits.
     fn place(&self, tokens: usize) -> Result<Place, Refusal> {
         let shared = &self.shared;
@@ -323,6 +341,7 @@ impl Worker {
 
     fn obey(&mut self, command: Command) {
         match command {
+            Command::Visit(visit) => visit(self.batcher.engine()),
             Command::Submit { request, mut sink, ticket, place } => match self.batcher.submit(*request) {
                 Ok(id) => {
                     self.tickets.insert(ticket, id);

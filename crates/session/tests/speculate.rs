@@ -97,6 +97,12 @@ impl Model for Parrot {
         }
         Ok(())
     }
+    fn read_page(&self, _: u32, _: &mut Vec<u8>) {
+        unreachable!("nothing is kept here")
+    }
+    fn write_page(&mut self, _: u32, _: &[u8]) -> Result<(), puna_llama::Error> {
+        unreachable!("nothing is kept here")
+    }
 }
 
 const TEXT: &str = "The parrot says that the parrot says that thë parrot said. ";

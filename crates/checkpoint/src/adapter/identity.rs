@@ -26,6 +26,11 @@ impl Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     fn parse(hex: &str) -> Option<Digest> {
         let mut bytes = [0; 32];
         let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
@@ -37,6 +42,12 @@ impl Digest {
             *byte = u8::try_from(high? * 16 + low?).ok()?;
         }
         Some(Digest(bytes))
+    }
+}
+
+impl From<Sha256> for Digest {
+    fn from(hash: Sha256) -> Digest {
+        Digest(hash.finalize().into())
     }
 }
 

@@ -3,6 +3,7 @@
 use super::identity::{BaseIdentity, Digest};
 use crate::{Config, Name, RopePairing, safetensors::Declaration};
 use puna_format::Format;
+use sha2::{Digest as _, Sha256};
 use std::{borrow::Cow, collections::BTreeMap};
 
 /// Low-rank changes to matrices of a base model.
@@ -61,6 +62,19 @@ impl Adapter {
     /// Numbers in all matrices.
     pub fn n_parameters(&self) -> u64 {
         self.matrices.values().map(|matrix| (matrix.a.len() + matrix.b.len()) as u64).sum()
+    }
+
+    /// Of all that it does to a model: scales and matrices.
+    pub fn digest(&self) -> Digest {
+        let mut hash = Sha256::new();
+        hash.update(format!("{:?}\n", self.pairing));
+        for (name, matrix) in &self.matrices {
+            hash.update(format!("{name} {} {}\n", matrix.rank, self.scale(matrix)));
+            for values in [&matrix.a, &matrix.b] {
+                values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+            }
+        }
+        hash.into()
     }
 
     /// The same adapter for a base whose rows of q and k are in this order.

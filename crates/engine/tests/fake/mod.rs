@@ -145,4 +145,21 @@ impl Model for Fake {
         }
         Ok(())
     }
+    fn read_page(&self, page: u32, out: &mut Vec<u8>) {
+        out.clear();
+        for (hash, id) in &self.cache[page as usize * PAGE_LEN..][..PAGE_LEN] {
+            out.extend(hash.to_le_bytes());
+            out.extend(id.to_le_bytes());
+        }
+        out.resize(self.shape.page_bytes(), 0);
+    }
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), puna_llama::Error> {
+        let slots = &mut self.cache[page as usize * PAGE_LEN..][..PAGE_LEN];
+        for ((hash, id), bytes) in slots.iter_mut().zip(bytes.chunks_exact(12)) {
+            let (first, second) = bytes.split_at(8);
+            *hash = u64::from_le_bytes(first.try_into().expect("8 bytes"));
+            *id = u32::from_le_bytes(second.try_into().expect("4 bytes"));
+        }
+        Ok(())
+    }
 }
