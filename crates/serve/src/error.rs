@@ -135,7 +135,9 @@ impl From<puna_engine::Error> for ApiError {
             Error::Empty => ApiError::field("prompt", message),
             Error::Model(puna_llama::Error::Token { .. }) => ApiError::field("prompt", message),
             Error::NotFinite { .. } => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_nan", message),
-            Error::Model(_) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message),
+            Error::Model(_) | Error::Kept { .. } => {
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message)
+            }
         }
     }
 }
