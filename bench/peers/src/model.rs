@@ -1,8 +1,8 @@
 //! The files, written by `puna synth`: random weights run as fast as any.
 
 use anyhow::{Context, Result};
-use puna_checkpoint::Name;
-use puna_checkpoint::synth::{Container, Shape, SynthFormat, Weights, write};
+use puna_checkpoint::synth::{Container, Shape, Weights, write};
+use puna_checkpoint::{Name, WeightFormat};
 use puna_llama::KvFormat;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ impl Model {
         let path = dir.join(format!("{shape}-{format}.gguf"));
         let sizes = Shape::named(shape).context("a named shape")?;
         if !path.exists() {
-            let synth: SynthFormat = format.parse().ok().context("a format that synth writes")?;
+            let synth: WeightFormat = format.parse().ok().context("a format that synth writes")?;
             let bar = indicatif::ProgressBar::new(0).with_message(path.display().to_string());
             write(&sizes, synth, Container::Gguf, &path, Weights::Random { seed: 0 }, &mut |done, total| {
                 bar.set_length(total);

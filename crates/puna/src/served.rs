@@ -97,6 +97,10 @@ impl app::ChatFormat for ChatFormat {
         }
     }
 
+    fn waits(&self) -> bool {
+        matches!(self, ChatFormat::Template { .. })
+    }
+
     fn has_builtin_tools(&self) -> bool {
         matches!(self, ChatFormat::Native(Dialect::Template))
     }

@@ -24,6 +24,10 @@ pub trait ChatFormat: Send + Sync {
     fn write(&self, conversation: &Conversation) -> Result<Prompt, String>;
     /// Its name, or the template itself.
     fn describe(&self) -> String;
+    /// Whether writing waits for another process, as for one that runs a template; most do not.
+    fn waits(&self) -> bool {
+        false
+    }
     /// Whether it has words for Llama's own tools; most have none.
     fn has_builtin_tools(&self) -> bool {
         false

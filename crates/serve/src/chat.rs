@@ -15,6 +15,12 @@ use std::sync::Arc;
 /// hundred times as long.
 const MAX_TOOL_BYTES: usize = 256 << 10;
 
+/// Bytes of messages that are written where they are, in less than 0.1 ms.
+const SHORT: usize = 4 << 10;
+
+/// Bytes that a message has beside its text, at least.
+const HEADER: usize = 64;
+
 /// A conversation, and how it is to be gone on with.
 #[derive(Clone)]
 pub struct Turn {
@@ -105,9 +111,11 @@ impl Turn {
             let message = format!("expected at most {MAX_TOOL_BYTES} bytes of JSON, found {n_bytes}");
             return Err(ApiError::field("tools", message));
         }
+        // A long prompt takes some milliseconds, and a template of the model's own another process. A short one is written
+        // sooner than it is handed over.
+        let at_once = !app.model.format.waits() && n_bytes == 0 && is_short(&conversation.messages);
         let app = app.clone();
-        // A long prompt takes some milliseconds, and a template of the model's own another process.
-        aside(move || {
+        let write = move || {
             let model = &app.model;
             let prompt = model.format.write(&conversation).map_err(|error| ApiError::field("messages", error))?;
             let mut ids = prompt.encode(&model.tokenizer).map_err(|error| ApiError::field("messages", error))?;
@@ -118,9 +126,18 @@ impl Turn {
                 }
             }
             Ok(ids)
-        })
-        .await?
+        };
+        if at_once { write() } else { aside(write).await? }
     }
+}
+
+/// Whether messages are little text, and nothing else.
+fn is_short(messages: &[Message]) -> bool {
+    let n_bytes = messages.iter().try_fold(0, |n_bytes: usize, message| match &message.content {
+        Content::Text(text) if message.tool_calls.is_empty() => n_bytes.checked_add(text.len() + HEADER),
+        _ => None,
+    });
+    n_bytes.is_some_and(|n_bytes| n_bytes <= SHORT)
 }
 
 /// The formats have room for one call in a message: several become messages of their own, each with its result behind it.

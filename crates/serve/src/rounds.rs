@@ -38,20 +38,21 @@ pub async fn start(
     n: usize,
     max_calls: usize,
 ) -> Result<(usize, Pieces), ApiError> {
-    let offered = turn.conversation.builtin_tools.clone();
-    if offered.is_some() && turn.continues()? {
+    let Some(offered) = turn.conversation.builtin_tools.clone() else {
+        let (prompt, constraint) = turn.prepare(app).await?;
+        let n_prompt = prompt.len();
+        return Ok((n_prompt, answer::start(app, caller, repeat(Ask { prompt, constraint, ..ask }, n))?));
+    };
+    if turn.continues()? {
         let message = "expected none of the assistant as the last, to be gone on with, beside built-in tools";
         return Err(ApiError::field("messages", message));
+    }
+    if n != 1 {
+        return Err(ApiError::field("n", format!("expected 1 beside built-in tools, found {n}")));
     }
     let (prompt, constraint) = turn.clone().prepare(app).await?;
     let n_prompt = prompt.len();
     let first = Ask { prompt, constraint, ..ask.clone() };
-    let Some(offered) = offered else {
-        return Ok((n_prompt, answer::start(app, caller, repeat(first, n))?));
-    };
-    if n != 1 {
-        return Err(ApiError::field("n", format!("expected 1 beside built-in tools, found {n}")));
-    }
     let pieces = answer::start(app, caller.clone(), vec![first])?;
     let (send, receive) = mpsc::channel(BUFFER);
     let rounds = Rounds { app: app.clone(), caller, turn, ask, offered, max_calls, send };
