@@ -43,6 +43,8 @@ impl Pending {
         options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        // What another process of this number left here when it was killed.
+        let _ = std::fs::remove_file(temporary(path)?);
         Pending::open(path, &options)
     }
 

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Keys lie transposed, so that the scores of a query with all tokens of a page are vectors over tokens and need no
-//! horizontal sums. [`stored`] says where a head's values are and how they become f32, [`store`] writes them.
+//! horizontal sums. Pages may be kept in files: with another layout, those of before must not be read (`LAYOUT` in
+//! `puna/prefix_cache.rs`). [`stored`] says where a head's values are and how they become f32, [`store`] writes them.
 
 mod store;
 pub(crate) mod stored;

@@ -128,7 +128,12 @@ impl ModelArgs {
     /// The machine that will compute.
     pub fn machine(&self) -> Machine {
         let cpu = Cpu::new(self.threads.map_or_else(Cpu::default_threads, usize::from));
-        Machine::new(cpu.with_instructions(self.instructions.unwrap_or_else(Instructions::best)))
+        Machine::new(cpu.with_instructions(self.instructions()))
+    }
+
+    /// What it will compute with.
+    pub fn instructions(&self) -> Instructions {
+        self.instructions.unwrap_or_else(Instructions::best)
     }
 
     /// The context to run with: what was asked for, if the model and the memory allow it.

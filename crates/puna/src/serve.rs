@@ -2,6 +2,7 @@
 
 use crate::builtin;
 use crate::home::DatabaseArgs;
+use crate::prefix_cache::PrefixCache;
 use crate::served::{QueueArgs, ServedArgs};
 use anyhow::{Context, Result, bail};
 use puna_interpreter::Interpreter;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpListener;
 use tokio::signal;
 
@@ -156,11 +158,23 @@ pub fn run(args: Args) -> Result<()> {
             }
         };
         server::serve(listener, app, guard, Limits::default(), shutdown()).await?;
-        anyhow::Ok(())
-    })?;
-    // Who is still answered is broken off, and his text is idle, too.
-    drop(runtime);
-    prefix_cache.map_or(Ok(()), |prefix_cache| prefix_cache.keep(&served.model.service))
+        match prefix_cache {
+            Some(prefix_cache) => keep(prefix_cache, served).await,
+            None => Ok(()),
+        }
+    })
+}
+
+/// Keeps the prefix cache, unless somebody asks once more that the server ends.
+async fn keep(prefix_cache: PrefixCache, app: Arc<App>) -> Result<()> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let stops = stopped.clone();
+    let mut keeping = tokio::task::spawn_blocking(move || prefix_cache.keep(&app.model.service, stops));
+    tokio::select! {
+        kept = &mut keeping => return kept?,
+        () = shutdown() => stopped.store(true, Ordering::Relaxed),
+    }
+    keeping.await?
 }
 
 /// Who may ask.

@@ -85,6 +85,8 @@ pub enum Reason {
     StopText(String),
     /// By the limit of tokens, or of the context.
     Length,
+    /// By the limit of calls of tools, or of their time.
+    Tools,
 }
 
 impl Reason {
@@ -92,7 +94,7 @@ impl Reason {
     pub fn openai(&self) -> &'static str {
         match self {
             Reason::EndToken | Reason::StopText(_) => "stop",
-            Reason::Length => "length",
+            Reason::Length | Reason::Tools => "length",
         }
     }
 }
@@ -106,22 +108,54 @@ pub type Pieces = mpsc::Receiver<(usize, Result<Piece, ApiError>)>;
 /// # Errors
 /// When one of them can't be answered, or not now; then none is.
 pub fn start(app: &Arc<App>, caller: Caller, asks: impl IntoIterator<Item = Ask>) -> Result<Pieces, ApiError> {
-    let mut asks = asks.into_iter().enumerate().peekable();
-    let scope = app.access.scope(&caller);
-    let meter = Meter::new(app, caller, asks.peek().and_then(|(_, ask)| ask.adapter));
-    let submit = |(idx, ask): (usize, Ask)| {
-        meter.admit(&ask.prompt, ask.max_tokens)?;
-        Answering::submit(app, &meter, scope, idx, ask)
-    };
-    let answers = asks.map(submit).collect::<Result<Vec<_>, _>>();
-    let answers = answers.inspect_err(|error| meter.refuse(error))?;
-    meter.complete();
-    let (send, receive) = mpsc::channel(BUFFER);
-    for (idx, answering) in answers.into_iter().enumerate() {
-        let (app, send) = (app.clone(), send.clone());
-        tokio::spawn(async move { answering.forward(&app, idx, &send).await });
+    let mut asks = asks.into_iter().peekable();
+    let request = Metered::new(app, caller, asks.peek().and_then(|ask| ask.adapter));
+    let pieces = request.start(asks).inspect_err(|error| request.refuse(error))?;
+    request.complete();
+    Ok(pieces)
+}
+
+/// A request that is answered in rounds, and counts as one.
+pub struct Metered {
+    app: Arc<App>,
+    meter: Arc<Meter>,
+    scope: Scope,
+}
+
+impl Metered {
+    /// Of a caller who asks the model with one adapter, or none.
+    pub fn new(app: &Arc<App>, caller: Caller, adapter: Option<u32>) -> Metered {
+        let scope = app.access.scope(&caller);
+        Metered { app: app.clone(), meter: Meter::new(app, caller, adapter), scope }
     }
-    Ok(receive)
+
+    /// Begins a round, as [`start`] does.
+    ///
+    /// # Errors
+    /// As there; then none of the round is answered.
+    pub fn start(&self, asks: impl IntoIterator<Item = Ask>) -> Result<Pieces, ApiError> {
+        let submit = |ask: Ask| {
+            let number = self.meter.admit(&ask.prompt, ask.max_tokens)?;
+            Answering::submit(&self.app, &self.meter, self.scope, number, ask)
+        };
+        let answers = asks.into_iter().map(submit).collect::<Result<Vec<_>, ApiError>>()?;
+        let (send, receive) = mpsc::channel(BUFFER);
+        for (idx, answering) in answers.into_iter().enumerate() {
+            let (app, send) = (self.app.clone(), send.clone());
+            tokio::spawn(async move { answering.forward(&app, idx, &send).await });
+        }
+        Ok(receive)
+    }
+
+    /// There is no further round.
+    pub fn complete(&self) {
+        self.meter.complete();
+    }
+
+    /// Ends the request with an error.
+    pub fn refuse(&self, error: &ApiError) {
+        self.meter.refuse(error);
+    }
 }
 
 /// Means of hidden states that are computed for one caller, with one adapter or none.
@@ -145,7 +179,7 @@ impl<'a> Pooling<'a> {
     ) -> Result<Pooling<'a>, ApiError> {
         let scope = app.access.scope(&caller);
         let meter = Meter::new(app, caller, adapter);
-        let admitted = prompts.iter().try_for_each(|prompt| meter.admit(prompt, Some(0)));
+        let admitted = prompts.iter().try_for_each(|prompt| meter.admit(prompt, Some(0)).map(drop));
         admitted.inspect_err(|error| meter.refuse(error))?;
         meter.complete();
         Ok(Pooling { app, meter, scope, adapter })
@@ -203,13 +237,15 @@ struct Answering {
     events: mpsc::Receiver<Event>,
     _ticket: Ticket,
     meter: Arc<Meter>,
+    /// Its number there.
+    number: usize,
     stop: Vec<String>,
     stop_tokens: Vec<u32>,
     start: Instant,
 }
 
 impl Answering {
-    fn submit(app: &App, meter: &Arc<Meter>, scope: Scope, idx: usize, ask: Ask) -> Result<Answering, ApiError> {
+    fn submit(app: &App, meter: &Arc<Meter>, scope: Scope, number: usize, ask: Ask) -> Result<Answering, ApiError> {
         if ask.ignore_end && ask.constraint.is_some() {
             return Err(ApiError::field("ignore_eos", "expected false: the grammar says where the answer ends"));
         }
@@ -236,11 +272,12 @@ impl Answering {
         };
         let counted = meter.clone();
         let sink = move |event| {
-            counted.note(idx, &event);
+            counted.note(number, &event);
             send.try_send(event).is_ok()
         };
         let ticket = app.model.service.submit(request, Box::new(sink))?;
-        Ok(Answering { events, _ticket: ticket, meter: meter.clone(), stop, stop_tokens, start: Instant::now() })
+        let (meter, start) = (meter.clone(), Instant::now());
+        Ok(Answering { events, _ticket: ticket, meter, number, stop, stop_tokens, start })
     }
 
     /// Makes pieces of the events until the end, or until nobody listens.
@@ -266,7 +303,7 @@ impl Answering {
                     let (piece, stopped) = text.push(scored.token.id);
                     n_tokens += 1;
                     if stopped {
-                        self.meter.stop(idx, n_tokens);
+                        self.meter.stop(self.number, n_tokens);
                         let reason = Reason::StopText(text.stop_string().unwrap_or_default().to_owned());
                         let token = send.send((idx, Ok(Piece::Token(piece, scored)))).await;
                         if token.is_ok() {

@@ -102,6 +102,9 @@ pub struct App {
     pub model: Model,
     /// Who may ask.
     pub access: Arc<Access>,
+    /// As many owners beside this one as there are answers that may be between two rounds, when the engine knows nothing of
+    /// them.
+    pub in_rounds: Arc<()>,
     /// Llama's own tools, those that the operator turned on.
     pub tools: BuiltinTools,
     /// What is measured.
@@ -125,6 +128,7 @@ impl App {
         App {
             model,
             access: Arc::new(Access::open()),
+            in_rounds: Arc::default(),
             tools: BuiltinTools::none(),
             metrics: Metrics::default(),
             started: Time::now(),

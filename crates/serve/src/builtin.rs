@@ -180,11 +180,21 @@ impl BuiltinTools {
         }
     }
 
-    /// Whether a request may use a tool; `field` is the one that asks for it.
+    /// Whether a request may use these tools; `field` is the one that asks for them.
     ///
     /// # Errors
-    /// When there is no such tool, or the operator has not turned it on.
-    pub fn check(&self, field: &str, tool: &str) -> Result<(), ApiError> {
+    /// When there is no such tool, the operator has not turned it on, or one is named twice.
+    pub fn check(&self, field: &str, tools: &[String]) -> Result<(), ApiError> {
+        for (idx, tool) in tools.iter().enumerate() {
+            self.check_one(field, tool)?;
+            if tools[..idx].contains(tool) {
+                return Err(ApiError::field(field, format!("expected each tool once, found {tool} twice")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_one(&self, field: &str, tool: &str) -> Result<(), ApiError> {
         match tool {
             CODE_INTERPRETER if self.interpreter.is_some() => Ok(()),
             _ if self.endpoint(tool).is_some() => Ok(()),

@@ -9,6 +9,7 @@ use crate::raw::aside;
 use puna_engine::{Constraint, Scored};
 use puna_session::{Grammar, ToolCalls, ToolChoice};
 use puna_text::chat::{Content, Conversation, Message, Role, ToolCall, parse_tool_calls};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Bytes of all tools' JSON at most. Formats write it with every value on a line of its own, indented as deep as it lies: a
@@ -105,7 +106,6 @@ impl Turn {
         let continues = self.continues()?;
         let mut conversation = self.conversation;
         conversation.add_generation_prompt &= !continues;
-        conversation.messages = one_call_each(conversation.messages);
         let n_bytes: usize = conversation.tools.iter().map(|tool| tool.to_string().len()).sum();
         if n_bytes > MAX_TOOL_BYTES {
             let message = format!("expected at most {MAX_TOOL_BYTES} bytes of JSON, found {n_bytes}");
@@ -117,6 +117,7 @@ impl Turn {
         let app = app.clone();
         let write = move || {
             let model = &app.model;
+            conversation.messages = one_call_each(conversation.messages);
             let prompt = model.format.write(&conversation).map_err(|error| ApiError::field("messages", error))?;
             let mut ids = prompt.encode(&model.tokenizer).map_err(|error| ApiError::field("messages", error))?;
             if continues {
@@ -150,17 +151,21 @@ fn one_call_each(messages: Vec<Message>) -> Vec<Message> {
             continue;
         }
         let mut results = Vec::new();
+        // Where the results of a call are, by its id.
+        let mut places: HashMap<Option<String>, VecDeque<usize>> = HashMap::new();
         while let Some(result) = messages.next_if(|next| next.role == Role::Tool) {
-            results.push(result);
+            places.entry(result.tool_call_id.clone()).or_default().push_back(results.len());
+            results.push(Some(result));
         }
         for call in std::mem::take(&mut message.tool_calls) {
-            let result = results.iter().position(|result| result.tool_call_id == call.id);
+            let place = places.get_mut(&call.id).and_then(VecDeque::pop_front);
+            let result = place.and_then(|place| results[place].take());
             single.push(Message { tool_calls: vec![call], ..message.clone() });
-            single.extend(result.map(|at| results.remove(at)));
+            single.extend(result);
             // Said once.
             message.content = Content::default();
         }
-        single.extend(results);
+        single.extend(results.into_iter().flatten());
     }
     single
 }

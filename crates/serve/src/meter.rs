@@ -71,11 +71,11 @@ impl Meter {
         })
     }
 
-    /// Lets one more answer of the request in, of so many tokens at most. Its number is one above that of the one before.
+    /// Lets one more answer of the request in, of so many tokens at most, and gives its number, counted from 0.
     ///
     /// # Errors
     /// When the caller may not ask this, or not now.
-    pub fn admit(&self, prompt: &[u32], max_tokens: Option<usize>) -> Result<(), ApiError> {
+    pub fn admit(&self, prompt: &[u32], max_tokens: Option<usize>) -> Result<usize, ApiError> {
         let mut count = self.count();
         let n_prompt = prompt.len();
         let n_answer = max_tokens.unwrap_or(UNLIMITED).min(self.context.saturating_sub(n_prompt));
@@ -87,7 +87,7 @@ impl Meter {
         let model = self.adapter.as_ref().unwrap_or(&self.model);
         self.access.admit(&self.caller, model, &mut count.admission, tokens)?;
         count.answers.push(Answer { repeats, ..Answer::default() });
-        Ok(())
+        Ok(count.answers.len() - 1)
     }
 
     /// No further answer is added: with the end of all that were, the request ends.

@@ -117,17 +117,6 @@ pub fn delete(database: &mut Database, owner: Option<&KeyId>, id: &str) -> Resul
     database.empty_log()
 }
 
-/// Deletes everybody's responses from before a time, and says how many.
-///
-/// # Errors
-/// When the database can't be written.
-pub fn delete_before(database: &mut Database, time: Time) -> Result<usize, Error> {
-    let n =
-        database.write(|transaction| Ok(transaction.execute("DELETE FROM responses WHERE created < ?1", [time])?))?;
-    database.empty_log()?;
-    Ok(n)
-}
-
 fn missing(id: &str) -> Error {
     Error::NotFound { what: "response", id: id.to_owned() }
 }

@@ -5,7 +5,7 @@
 //! its limits of tokens, calls and time count for all rounds together.
 
 use crate::access::Caller;
-use crate::answer::{self, Ask, Piece, Pieces, Reason};
+use crate::answer::{self, Ask, Metered, Piece, Pieces, Reason};
 use crate::app::App;
 use crate::builtin::{Call, Outcome, Step};
 use crate::chat::{Assembly, Turn, repeat};
@@ -14,13 +14,16 @@ use puna_session::ToolChoice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Calls that the server runs for one answer at most.
 pub const MAX_CALLS: usize = 8;
 
 /// After so long no further tool is run for an answer.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long to wait before looking for room again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Pieces that may wait for a reader.
 const BUFFER: usize = 64;
@@ -53,9 +56,11 @@ pub async fn start(
     let (prompt, constraint) = turn.clone().prepare(app).await?;
     let n_prompt = prompt.len();
     let first = Ask { prompt, constraint, ..ask.clone() };
-    let pieces = answer::start(app, caller.clone(), vec![first])?;
+    let request = Metered::new(app, caller, ask.adapter);
+    let pieces = request.start([first]).inspect_err(|error| request.refuse(error))?;
     let (send, receive) = mpsc::channel(BUFFER);
-    let rounds = Rounds { app: app.clone(), caller, turn, ask, offered, max_calls, send };
+    let here = app.in_rounds.clone();
+    let rounds = Rounds { app: app.clone(), request, turn, ask, offered, max_calls, send, _here: here };
     tokio::spawn(async move {
         // Who does not listen any more needs no end.
         let _ = rounds.work(pieces).await;
@@ -79,12 +84,14 @@ struct Gone;
 /// An answer that is being made.
 struct Rounds {
     app: Arc<App>,
-    caller: Caller,
+    request: Metered,
     turn: Turn,
     ask: Ask,
     offered: Vec<String>,
     max_calls: usize,
     send: mpsc::Sender<(usize, Result<Piece, ApiError>)>,
+    /// For the server to wait for this answer when it ends.
+    _here: Arc<()>,
 }
 
 /// What a round came to.
@@ -102,8 +109,15 @@ impl Rounds {
         self.send.send((0, Ok(piece))).await.map_err(|_| Gone)
     }
 
+    /// Passes the end on.
+    async fn end(&mut self, end: Piece) -> Result<(), Gone> {
+        self.request.complete();
+        self.send(end).await
+    }
+
     /// Passes an error on, behind which nothing comes.
     async fn fail<T>(&mut self, error: ApiError) -> Result<T, Gone> {
+        self.request.refuse(&error);
         // Whoever is gone needs no word of it.
         let _ = self.send.send((0, Err(error))).await;
         Err(Gone)
@@ -114,24 +128,25 @@ impl Rounds {
         let mut n_calls = 0;
         loop {
             let Round { n_tokens, call, end } = self.round(pieces).await?;
-            let Some(call) = call else { return self.send(end).await };
+            let Some(call) = call else { return self.end(end).await };
             self.send(Piece::Tool(Step::Called(call.clone()))).await?;
             let left = self.ask.max_tokens.map(|max_tokens| max_tokens.saturating_sub(n_tokens));
             // A call that was cut is not what the model was about to say.
             let refusal = if !is_whole(&end) {
-                Some("the answer ended within it".to_owned())
+                Some(("the answer ended within it".to_owned(), end))
             } else if n_calls == self.max_calls {
-                Some(format!("an answer may call {n_calls} tools"))
+                Some((format!("an answer may call {n_calls} tools"), Piece::End(String::new(), Reason::Tools)))
             } else if start.elapsed() >= PATIENCE {
-                Some(late())
+                Some((late(), Piece::End(String::new(), Reason::Tools)))
             } else if left == Some(0) {
-                Some("the answer may have no further tokens".to_owned())
+                let message = "the answer may have no further tokens".to_owned();
+                Some((message, Piece::End(String::new(), Reason::Length)))
             } else {
                 None
             };
-            if let Some(refusal) = refusal {
+            if let Some((refusal, end)) = refusal {
                 self.send(Piece::Tool(Step::Ran(Outcome::not_run(&refusal)))).await?;
-                return self.send(Piece::End(String::new(), Reason::Length)).await;
+                return self.end(end).await;
             }
             // A tool has a limit of its own, but may have to wait for its turn.
             let running = timeout(PATIENCE.saturating_sub(start.elapsed()), self.app.tools.run(&call));
@@ -145,19 +160,28 @@ impl Rounds {
             // What had to be called has been.
             self.turn.tool_choice = ToolChoice::Auto;
             self.ask.max_tokens = left;
-            pieces = self.again().await?;
+            pieces = self.again(start).await?;
         }
     }
 
-    /// Asks again, with what has been said by now.
-    async fn again(&mut self) -> Result<Pieces, Gone> {
+    /// Asks again, with what has been said by now, for an answer that began at `start`.
+    async fn again(&mut self, start: Instant) -> Result<Pieces, Gone> {
         let turn = self.turn.clone();
         let (prompt, constraint) = match turn.prepare(&self.app).await {
             Ok(prepared) => prepared,
             Err(error) => return self.fail(error).await,
         };
         self.send(Piece::Tool(Step::GoesOn(prompt.len()))).await?;
-        match answer::start(&self.app, self.caller.clone(), vec![Ask { prompt, constraint, ..self.ask.clone() }]) {
+        // Others may have come in meanwhile. This one was let in before them, and waits rather than fails.
+        let service = &self.app.model.service;
+        let n_tokens = prompt.len().saturating_add(self.ask.max_tokens.unwrap_or(usize::MAX)).min(service.context());
+        while !service.has_room(n_tokens) && start.elapsed() < PATIENCE {
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                () = self.send.closed() => return Err(Gone),
+            }
+        }
+        match self.request.start([Ask { prompt, constraint, ..self.ask.clone() }]) {
             Ok(pieces) => Ok(pieces),
             Err(error) => self.fail(error).await,
         }

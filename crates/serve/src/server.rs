@@ -84,7 +84,7 @@ pub async fn serve(
         app.drain();
         // New requests are refused from here on; those that are in may end.
         let idle = async {
-            while app.model.service.status().requests > 0 {
+            while app.model.service.status().requests > 0 || Arc::strong_count(&app.in_rounds) > 1 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

@@ -36,12 +36,18 @@ pub struct Counted {
     pub tokens: usize,
 }
 
-/// Why a file was not read, or not to its end.
+/// Why a file was not written, or not read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The file system's.
     #[error("{0}")]
     Read(io::Error),
+    /// The same, when it was to be written.
+    #[error(transparent)]
+    Write(Box<puna_checkpoint::Error>),
+    /// Whoever is told of the progress did not want the rest.
+    #[error("it was stopped before its end")]
+    Stopped,
     /// It is something else, which must not be overwritten.
     #[error("expected a file in which puna keeps prefixes, found another")]
     Foreign,
@@ -59,18 +65,34 @@ pub enum Fault {
     Engine(#[from] puna_engine::Error),
 }
 
-/// Writes the prefix cache of an engine to a file, in place of what has that name. `computed_by` names whatever keys and values
-/// depend on; [`read`] takes none by others. `progress(bytes done, bytes)` is called after each
-/// page.
+impl From<puna_checkpoint::Error> for Fault {
+    fn from(error: puna_checkpoint::Error) -> Fault {
+        Fault::Write(Box::new(error))
+    }
+}
+
+/// Whether a file of this name can be written: it must not turn out only when the server ends.
 ///
 /// # Errors
-/// Faults of the file system; then the old file is still there.
+/// Faults of the file system.
+pub fn try_to_write(path: &Path) -> Result<(), Fault> {
+    // Without its end it is removed again.
+    Pending::create_private(path)?;
+    Ok(())
+}
+
+/// Writes the prefix cache of an engine to a file, in place of what has that name. `computed_by` names whatever keys and values
+/// depend on; [`read`] takes none by others. `progress(bytes done, bytes)` is called after each page; when it returns false,
+/// the writing ends there.
+///
+/// # Errors
+/// Faults of the file system, and [`Fault::Stopped`]; then the old file is still there.
 pub fn write(
     engine: &Engine,
     path: &Path,
     computed_by: &Digest,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Counted, puna_checkpoint::Error> {
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Counted, Fault> {
     let mut file = Pending::create_private(path)?;
     file.write(MAGIC)?;
     file.write(computed_by.bytes())?;
@@ -96,7 +118,9 @@ pub fn write(
         file.write(&Sha256::new().chain_update(&head).chain_update(&values).finalize())?;
         counted.pages += 1;
         counted.tokens += page.ids.len();
-        progress((counted.pages * page_bytes) as u64, (kept.len() * page_bytes) as u64);
+        if !progress((counted.pages * page_bytes) as u64, (kept.len() * page_bytes) as u64) {
+            return Err(Fault::Stopped);
+        }
     }
     file.write(&[0])?;
     file.finish()?;

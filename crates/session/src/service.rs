@@ -253,6 +253,13 @@ impl Service {
         receive.recv().map_err(|_| Refusal::Stopped)
     }
 
+    /// Whether one more request of so many tokens would be taken now.
+    pub fn has_room(&self, tokens: usize) -> bool {
+        let (requests, taken) =
+            (self.shared.requests.load(Ordering::Acquire), self.shared.tokens.load(Ordering::Acquire));
+        requests == 0 || (requests < self.limits.requests && taken + tokens <= self.limits.tokens)
+    }
+
     /// A place within the limits.
     fn place(&self, tokens: usize) -> Result<Place, Refusal> {
         let shared = &self.shared;

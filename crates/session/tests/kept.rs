@@ -1,5 +1,7 @@
 //! Prefix caches in files: an engine that read one answers as the engine that wrote it, and whatever is in a file does no harm.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 #[path = "../../engine/tests/fake/mod.rs"]
 #[allow(dead_code, reason = "each program uses a part")]
 mod fake;
@@ -59,7 +61,7 @@ fn written(path: &Path) -> usize {
     compute(&mut batcher, 1, None, &long);
     compute(&mut batcher, 1, None, &other);
     compute(&mut batcher, 2, Some(3), &text(3, PAGE_LEN));
-    let counted = kept::write(batcher.engine(), path, &by(), &mut |_, _| {}).unwrap();
+    let counted = kept::write(batcher.engine(), path, &by(), &mut |_, _| true).unwrap();
     assert_eq!(counted, Counted { pages: 6, tokens: 4 * PAGE_LEN + 29 });
     counted.pages
 }
@@ -119,9 +121,14 @@ fn other_files_are_told_apart() {
     fs::write(&path, "What a herd of llamas needs").unwrap();
     assert!(matches!(read(&mut engine(CONTEXT), &path).1, Err(Fault::Foreign)));
     assert!(matches!(read(&mut engine(CONTEXT), dir.path()).1, Err(Fault::Read(_))));
-    let error = kept::write(&engine(CONTEXT), &dir.path().join("no").join("prefixes"), &by(), &mut |_, _| {});
-    assert!(error.is_err());
+    let error = kept::write(&engine(CONTEXT), &dir.path().join("no").join("prefixes"), &by(), &mut |_, _| true);
+    assert!(matches!(error, Err(Fault::Write(_))));
+    // A file that is not wanted to its end leaves the old one, and nothing beside it.
+    let mut batcher = batcher(engine(CONTEXT));
+    compute(&mut batcher, 1, None, &text(1, 3 * PAGE_LEN));
+    assert!(matches!(kept::write(batcher.engine(), &path, &by(), &mut |_, _| false), Err(Fault::Stopped)));
     assert_eq!(fs::read(&path).unwrap(), b"What a herd of llamas needs");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
 /// Puts right sums behind the pages of a file.

@@ -45,6 +45,28 @@ impl Digest {
     }
 }
 
+/// Of all bytes of a checkpoint's weights, as they are stored. `progress(bytes)` is called as they are read, by several
+/// threads.
+pub fn digest_of_weights(checkpoint: &Checkpoint, progress: &(dyn Fn(u64) + Sync)) -> Digest {
+    let of_tensor = |tensor: &Tensor| {
+        let mut hash = Sha256::new();
+        hash.update(format!("{} {} {} {}\n", tensor.name, tensor.format.name(), tensor.rows, tensor.cols));
+        for part in &tensor.parts {
+            hash.update(format!("{} {} {} {}\n", part.row0, part.rows, part.col0, part.cols));
+            let scales = part.row_scales.iter().flat_map(|scales| scales.iter());
+            scales.for_each(|scale| hash.update(scale.to_le_bytes()));
+            for bytes in part.bytes.chunks(1 << 20) {
+                hash.update(bytes);
+                progress(bytes.len() as u64);
+            }
+        }
+        hash.finalize().into()
+    };
+    let tensors: Vec<&Tensor> = checkpoint.tensors().collect();
+    let parts: Vec<[u8; 32]> = tensors.into_par_iter().map(of_tensor).collect();
+    Digest::of(parts.as_flattened())
+}
+
 impl From<Sha256> for Digest {
     fn from(hash: Sha256) -> Digest {
         Digest(hash.finalize().into())

@@ -19,7 +19,7 @@ mod lora;
 
 mod identity;
 
-pub use identity::{BaseIdentity, Digest, Likeness};
+pub use identity::{BaseIdentity, Digest, Likeness, digest_of_weights};
 pub use listing::{Factor, Form, Listing, Stored};
 pub use llama_cpp::write as write_gguf;
 pub use lora::{Adapter, LowRank, Settings};

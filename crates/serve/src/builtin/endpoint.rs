@@ -5,7 +5,7 @@
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode, Uri, header, uri};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
@@ -43,8 +43,13 @@ impl FromStr for Endpoint {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let ip = host.parse::<IpAddr>().ok().filter(IpAddr::is_loopback);
         let ip = ip.filter(|_| !authority.as_str().contains('@')).ok_or_else(|| expected(&format!("{authority:?}")))?;
+        let port = match &authority.as_str()[authority.host().len()..] {
+            "" => Some(80),
+            port => port.strip_prefix(':').and_then(|port| port.parse().ok()),
+        };
+        let port = port.ok_or_else(|| expected(&format!("{authority:?}")))?;
         let path = uri.path_and_query().cloned().unwrap_or(uri::PathAndQuery::from_static("/"));
-        Ok(Endpoint { address: SocketAddr::new(ip, authority.port_u16().unwrap_or(80)), path })
+        Ok(Endpoint { address: SocketAddr::new(ip, port), path })
     }
 }
 
@@ -77,7 +82,10 @@ impl Endpoint {
                 return Err(format!("expected the status 200, found {}", status.as_u16()));
             }
             let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(|_| format!("expected an answer of at most {MAX_ANSWER} bytes, found none"))?;
+            let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+                Some(_) => format!("expected an answer of at most {MAX_ANSWER} bytes, found a longer one"),
+                None => "the connection broke within the answer".to_owned(),
+            })?;
             let text = String::from_utf8(body.to_bytes().to_vec());
             text.map_err(|_| "expected an answer in UTF-8, found something else".to_owned())
         };
@@ -115,6 +123,8 @@ mod tests {
             "http://127.0.0.1@10.0.0.1/",
             "http://a@127.0.0.1/",
             "http://0.0.0.0/",
+            "http://127.0.0.1:90000/",
+            "http://127.0.0.1:/",
             "127.0.0.1:9000",
             "/search",
             "",
@@ -160,6 +170,7 @@ mod tests {
         assert!(ask(&large).0.unwrap_err().contains("at most 65536 bytes"));
         assert!(ask(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n\xff").0.unwrap_err().contains("UTF-8"));
         assert!(ask(b"HTTP/1.1 302 Found\r\nlocation: http://10.0.0.1/\r\n\r\n").0.unwrap_err().contains("302"));
+        assert!(ask(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n42").0.unwrap_err().contains("broke within"));
         assert!(ask(b"what?").0.is_err());
         assert!(ask(b"").0.is_err());
     }

@@ -203,7 +203,7 @@ fn stop_reason(reply: &Reply) -> (&'static str, Value) {
     match &reply.end {
         _ if !reply.tool_calls.is_empty() => ("tool_use", Value::Null),
         Some(Reason::StopText(text)) => ("stop_sequence", json!(text)),
-        Some(Reason::Length) => ("max_tokens", Value::Null),
+        Some(Reason::Length | Reason::Tools) => ("max_tokens", Value::Null),
         Some(Reason::EndToken) | None => ("end_turn", Value::Null),
     }
 }

@@ -110,7 +110,7 @@ pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) ->
     let mut conversation = Conversation::new(fields.require::<Vec<Message>>("messages")?);
     let tools = fields.tools()?;
     let builtin_tools: Vec<String> = fields.take("builtin_tools")?.unwrap_or_default();
-    builtin_tools.iter().try_for_each(|tool| app.tools.check("builtin_tools", tool))?;
+    app.tools.check("builtin_tools", &builtin_tools)?;
     let tool_choice = tool_choice(&mut fields)?;
     if tool_choice.is_some() {
         conversation.tools = tools;

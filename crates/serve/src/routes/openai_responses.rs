@@ -229,9 +229,9 @@ fn offered(app: &App, given: &[Value]) -> Result<(Vec<Value>, Vec<String>), ApiE
             Tool::WebSearch {} => BRAVE_SEARCH,
             Tool::WolframAlpha {} => WOLFRAM_ALPHA,
         };
-        app.tools.check("tools", own)?;
         builtin.push(own.to_owned());
     }
+    app.tools.check("tools", &builtin)?;
     Ok((functions, builtin))
 }
 
@@ -404,8 +404,12 @@ impl Job {
         }
         let made = match output.make(pieces, tools).await? {
             Ok(reply) => {
-                let response = finished(frame.clone(), output.items(), n_prompt, &reply);
-                keep(&app, owner, stored, &response).await.map(|()| response)
+                let mut response = finished(frame.clone(), output.items(), n_prompt, &reply);
+                // The answer is there, and paid for; what it went on from may have been deleted meanwhile.
+                if keep(&app, owner, stored, &response).await.is_err() {
+                    response["store"] = false.into();
+                }
+                Ok(response)
             }
             Err(error) => Err(error),
         };
@@ -429,13 +433,13 @@ impl Job {
 /// The response with its end.
 fn finished(mut response: Value, output: &[Value], n_prompt: usize, reply: &Reply) -> Value {
     let n_input = n_prompt + reply.n_further;
-    let cut = matches!(reply.end, Some(Reason::Length));
-    response["status"] = if cut { "incomplete" } else { "completed" }.into();
-    if cut {
-        // The one end by length that is not the tokens' is a call that was not run.
-        let refused = output.last().is_some_and(|item| item["status"] == "incomplete");
-        let spent = response["max_output_tokens"].as_u64().is_some_and(|max| reply.n_tokens as u64 >= max);
-        let reason = if refused && !spent { "max_tool_calls" } else { "max_output_tokens" };
+    let reason = match reply.end {
+        Some(Reason::Length) => Some("max_output_tokens"),
+        Some(Reason::Tools) => Some("max_tool_calls"),
+        _ => None,
+    };
+    response["status"] = if reason.is_some() { "incomplete" } else { "completed" }.into();
+    if let Some(reason) = reason {
         response["incomplete_details"] = json!({ "reason": reason });
     }
     response["output"] = output.into();

@@ -6,6 +6,7 @@ use crate::error::ApiError;
 use puna_text::chat::{Content, Message, Role, ToolCall};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 /// An item, as clients send it and as this server answers with it. What else an item has changes nothing.
 #[derive(Clone, Debug, Deserialize)]
@@ -129,7 +130,7 @@ pub fn read(name: &str, items: &[Value]) -> Result<Vec<Item>, ApiError> {
 /// When a function's result has no call before it.
 pub fn messages(items: &[Item], offered: &[String]) -> Result<Vec<Message>, ApiError> {
     let mut messages: Vec<Message> = Vec::new();
-    let mut calls = Vec::new();
+    let mut calls = HashSet::new();
     let mut after_call = false;
     for item in items {
         let ran = |id: &String, tool: &str, input: &String, output: &str| {
@@ -139,7 +140,7 @@ pub fn messages(items: &[Item], offered: &[String]) -> Result<Vec<Message>, ApiE
         match item {
             Item::Message { role, content } => messages.push(Message::new(*role, content.join())),
             Item::FunctionCall { call_id, name, arguments } => {
-                calls.push(call_id);
+                calls.insert(call_id);
                 let arguments = match serde_json::from_str(arguments) {
                     Ok(arguments @ Value::Object(_)) => arguments,
                     _ => Value::String(arguments.clone()),
@@ -152,7 +153,7 @@ pub fn messages(items: &[Item], offered: &[String]) -> Result<Vec<Message>, ApiE
                 }
             }
             Item::FunctionCallOutput { call_id, output } => {
-                if !calls.contains(&call_id) {
+                if !calls.contains(call_id) {
                     let message =
                         format!("a function_call_output has the call_id {call_id:?}, which no call before it has");
                     return Err(ApiError::field("input", message));

@@ -1,7 +1,7 @@
 //! A response's output, item by item; and the events that tell of it, if somebody listens.
 
 use super::items;
-use crate::answer::{Piece, Pieces};
+use crate::answer::{Piece, Pieces, Reason};
 use crate::app::{App, new_id};
 use crate::builtin::{Call, Outcome, Status, Step};
 use crate::chat::{Assembly, Reply};
@@ -78,11 +78,12 @@ impl<'a> Output<'a> {
             let message = "the answer was broken off";
             return Ok(Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stream_dropped", message)));
         }
+        let status = if matches!(reply.end, Some(Reason::Length)) { "incomplete" } else { "completed" };
         // An answer without a word is one, too.
         if self.items.is_empty() && self.message.is_none() && reply.tool_calls.is_empty() {
             self.begin_message().await?;
         }
-        self.end_message().await?;
+        self.end_message(status).await?;
         for call in &reply.tool_calls {
             self.function_call(call).await?;
         }
@@ -137,13 +138,13 @@ impl<'a> Output<'a> {
         self.tell("response.content_part.added", part).await
     }
 
-    async fn end_message(&mut self) -> Result<(), Gone> {
+    async fn end_message(&mut self, status: &str) -> Result<(), Gone> {
         let Some(message) = self.message.take() else { return Ok(()) };
         let (id, part) = (&message.id, message.part());
         let text = json!({"content_index": 0, "text": message.text, "logprobs": message.logprobs});
         self.tell("response.output_text.done", self.at(id, text)).await?;
         self.tell("response.content_part.done", self.at(id, json!({"content_index": 0, "part": part}))).await?;
-        self.end_item(message.item("completed", vec![part])).await
+        self.end_item(message.item(status, vec![part])).await
     }
 
     async fn function_call(&mut self, call: &ToolCall) -> Result<(), Gone> {
@@ -162,10 +163,14 @@ impl<'a> Output<'a> {
 
     /// The server begins to run a call. What is said before it, is a message of its own.
     async fn call(&mut self, call: &Call) -> Result<(), Gone> {
-        self.end_message().await?;
+        self.end_message("completed").await?;
         self.pending.clear();
-        let item = items::builtin(call, "in_progress", None);
+        let mut item = items::builtin(call, "in_progress", None);
         let kind = kind(&item);
+        if kind == "code_interpreter_call" {
+            // It comes by the events below, and clients put together what comes.
+            item["code"] = "".into();
+        }
         self.begin_item(item).await?;
         self.tell(&format!("response.{kind}.in_progress"), self.at(&call.id, json!({}))).await?;
         if kind == "code_interpreter_call" {
