@@ -73,11 +73,6 @@ fn late() -> String {
     format!("an answer may call tools for {} s", PATIENCE.as_secs())
 }
 
-/// Whether the model came to the end of what it was about to say.
-fn is_whole(end: &Piece) -> bool {
-    matches!(end, Piece::End(_, Reason::EndToken))
-}
-
 /// Nobody listens any more.
 struct Gone;
 
@@ -100,8 +95,8 @@ struct Round {
     n_tokens: usize,
     /// The call for the server to run.
     call: Option<Call>,
-    /// The last piece.
-    end: Piece,
+    /// The text at its end, and why it ended.
+    end: (String, Reason),
 }
 
 impl Rounds {
@@ -110,9 +105,9 @@ impl Rounds {
     }
 
     /// Passes the end on.
-    async fn end(&mut self, end: Piece) -> Result<(), Gone> {
+    async fn end(&mut self, text: String, reason: Reason) -> Result<(), Gone> {
         self.request.complete();
-        self.send(end).await
+        self.send(Piece::End(text, reason)).await
     }
 
     /// Passes an error on, behind which nothing comes.
@@ -127,26 +122,25 @@ impl Rounds {
         let start = Instant::now();
         let mut n_calls = 0;
         loop {
-            let Round { n_tokens, call, end } = self.round(pieces).await?;
-            let Some(call) = call else { return self.end(end).await };
+            let Round { n_tokens, call, end: (text, reason) } = self.round(pieces).await?;
+            let Some(call) = call else { return self.end(text, reason).await };
             self.send(Piece::Tool(Step::Called(call.clone()))).await?;
             let left = self.ask.max_tokens.map(|max_tokens| max_tokens.saturating_sub(n_tokens));
             // A call that was cut is not what the model was about to say.
-            let refusal = if !is_whole(&end) {
-                Some(("the answer ended within it".to_owned(), end))
+            let refusal = if reason != Reason::EndToken {
+                Some(("the answer ended within it".to_owned(), reason))
             } else if n_calls == self.max_calls {
-                Some((format!("an answer may call {n_calls} tools"), Piece::End(String::new(), Reason::Tools)))
+                Some((format!("an answer may call {n_calls} tools"), Reason::Tools))
             } else if start.elapsed() >= PATIENCE {
-                Some((late(), Piece::End(String::new(), Reason::Tools)))
+                Some((late(), Reason::Tools))
             } else if left == Some(0) {
-                let message = "the answer may have no further tokens".to_owned();
-                Some((message, Piece::End(String::new(), Reason::Length)))
+                Some(("the answer may have no further tokens".to_owned(), Reason::Length))
             } else {
                 None
             };
-            if let Some((refusal, end)) = refusal {
+            if let Some((refusal, reason)) = refusal {
                 self.send(Piece::Tool(Step::Ran(Outcome::not_run(&refusal)))).await?;
-                return self.end(end).await;
+                return self.end(String::new(), reason).await;
             }
             // A tool has a limit of its own, but may have to wait for its turn.
             let running = timeout(PATIENCE.saturating_sub(start.elapsed()), self.app.tools.run(&call));
@@ -201,7 +195,7 @@ impl Rounds {
                 Some((_, Ok(piece))) => {
                     assembly.push(piece.clone());
                     match piece {
-                        Piece::End(..) => end = Some(piece),
+                        Piece::End(text, reason) => end = Some((text, reason)),
                         piece => self.send(piece).await?,
                     }
                 }
@@ -213,7 +207,7 @@ impl Rounds {
         // Without an end it broke off, which whoever reads the pieces sees by the same.
         let end = end.ok_or(Gone)?;
         let call = match &reply.tool_calls[..] {
-            [call] if is_whole(&end) => Call::of(call, &self.offered),
+            [call] if end.1 == Reason::EndToken => Call::of(call, &self.offered),
             [call] => Call::begun(call, &self.offered).or_else(|| Call::of(call, &self.offered)),
             _ => None,
         };
