@@ -10,7 +10,12 @@ use puna_llama::{Config, Input, KvFormat, KvShape, Model, Outputs, PAGE_LEN, kv_
 use puna_serve::access::Access;
 use puna_serve::app::{self, About, App, ChatFormat};
 use puna_serve::builtin::{BuiltinTools, Endpoint};
+use puna_serve::database::Database;
 use puna_serve::guard::Guard;
+use puna_serve::keys::{self, Limits as KeyLimits, NewKey, Scope as KeyScope};
+use puna_serve::store::Store;
+use puna_serve::time::Time;
+use puna_serve::usage;
 use puna_session::{Pulse, Service, ServiceLimits};
 use puna_text::Tokenizer;
 use puna_text::chat::{Conversation, Dialect, Prompt, render};
@@ -107,6 +112,10 @@ struct Here {
 
 impl Here {
     fn start(tools: BuiltinTools) -> Here {
+        Here::start_for(Access::open(), tools)
+    }
+
+    fn start_for(access: Access, tools: BuiltinTools) -> Here {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cria/model/cria.gguf");
         let checkpoint = puna_checkpoint::open(&file).unwrap();
         let tokenizer = Arc::new(puna_session::tokenizer(&checkpoint, &file).unwrap());
@@ -127,7 +136,7 @@ impl Here {
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             about: About { n_parameters: 0, n_bytes: 0, format: String::new(), summary: None, licence: None },
         };
-        let app = Arc::new(App::new(model).with_access(Access::open()).with_tools(tools));
+        let app = Arc::new(App::new(model).with_access(access).with_tools(tools));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -410,6 +419,36 @@ fn answers_are_bounded() {
         assert_eq!(status, 400, "{change}: {answer}");
         assert!(answer["error"]["message"].as_str().unwrap().starts_with(named), "{change}: {answer}");
     }
+}
+
+/// A key that may ask once a minute has its answer, however many tools that takes; and it is recorded as one.
+#[test]
+fn rounds_are_one_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("serve.db");
+    let limits = KeyLimits { requests_per_minute: Some(1), ..KeyLimits::default() };
+    let new = NewKey { name: "one".into(), scopes: [KeyScope::Chat].into(), models: Vec::new(), limits, expires: None };
+    let (secret, _) = keys::create(&mut Database::open(&path).unwrap(), &new, Time::now()).unwrap();
+    let store = Store::open(&path).unwrap();
+    let dead: Endpoint = "http://127.0.0.1:1/".parse().unwrap();
+    let here =
+        Here::start_for(Access::by_key(store.clone(), false).unwrap(), BuiltinTools::new(None, Some(dead), None));
+    let call = ("brave_search.call(query=\"gold\")", true);
+    here.says(&[call, call, ("So.", false)]);
+    let key = format!("authorization: Bearer {}", secret.reveal());
+    let body = question(&["brave_search"]).to_string();
+    let asked = || ask(&here.address, "POST", "/v1/chat/completions", &[&key], &body);
+    let (status, _, answer) = asked();
+    assert_eq!(status, 200, "{answer}");
+    let usage = serde_json::from_str::<Value>(&answer).unwrap()["usage"].clone();
+    assert_eq!(asked().0, 429);
+    store.flush().wait().unwrap();
+    let sums = store.call(|database| usage::report(database, &[], None)).wait().unwrap()[0].sums;
+    assert_eq!((sums.requests, sums.failed), (2, 1), "{sums:?}");
+    assert_eq!(
+        (usage["prompt_tokens"].as_u64(), usage["completion_tokens"].as_u64()),
+        (Some(sums.prompt_tokens), Some(sums.generated_tokens))
+    );
 }
 
 /// Who goes away stops the code.
