@@ -1,9 +1,12 @@
 """OpenAI's own client: chat, completions, models, and its exceptions."""
 
 import asyncio
+import json
 import math
+from typing import Literal
 
 import openai
+import pydantic
 import pytest
 from conftest import tokens
 
@@ -43,6 +46,81 @@ def test_chat_stream_with_usage(client, messages):
     assert len(chunks) > 4, "piece by piece"
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def respond(client, **settings):
+    return client.responses.create(model="cria", **{"temperature": 0, **settings})
+
+
+def test_responses(client, messages):
+    said = messages[-1]["content"]
+    response = respond(client, input=said)
+    assert response.output_text == chat(client, messages).choices[0].message.content
+    assert (response.status, response.error, response.incomplete_details) == ("completed", None, None)
+    usage = response.usage
+    assert usage.input_tokens > 10 and usage.total_tokens == usage.input_tokens + usage.output_tokens
+    # Stored, and gone on with, to the same as by saying all of it again.
+    assert client.responses.retrieve(response.id).output == response.output
+    [item] = client.responses.input_items.list(response.id).data
+    assert item.content[0].text == said
+    after = respond(client, input="And what do llamas eat?", previous_response_id=response.id)
+    everything = [
+        {"role": "user", "content": said},
+        *[item.to_dict() for item in response.output],
+        {"role": "user", "content": "And what do llamas eat?"},
+    ]
+    assert respond(client, input=everything, store=False).output_text == after.output_text
+    client.responses.delete(response.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(response.id)
+    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+        respond(client, input="And then?", previous_response_id=after.id)
+
+
+def test_responses_stream(client, messages):
+    said = messages[-1]["content"]
+    whole = respond(client, input=said, store=False)
+    with client.responses.stream(model="cria", input=said, temperature=0, store=False) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    assert final.output_text == whole.output_text and final.usage == whole.usage
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert len(deltas) > 4 and "".join(deltas) == whole.output_text
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    cut = respond(client, input=said, max_output_tokens=3, store=False)
+    assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+
+
+def test_responses_fit_a_schema(client):
+    class Llama(pydantic.BaseModel):
+        colour: Literal["white", "brown"]
+        legs: Literal[2, 4]
+
+    response = client.responses.parse(model="cria", input="What is a llama like?", text_format=Llama, store=False)
+    assert isinstance(response.output_parsed, Llama)
+
+
+def test_responses_call_functions(client):
+    tool = {
+        "type": "function",
+        "name": "weather",
+        "description": "The weather at a place",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"place": {"enum": ["Lima", "Cusco"]}},
+            "required": ["place"],
+            "additionalProperties": False,
+        },
+    }
+    asked = [{"role": "user", "content": "What is the weather like in Lima?"}]
+    response = respond(client, input=asked, tools=[tool], tool_choice="required", parallel_tool_calls=False)
+    [call] = response.output
+    assert (call.type, call.name) == ("function_call", "weather")
+    assert json.loads(call.arguments)["place"] in ["Lima", "Cusco"]
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny."}
+    after = respond(client, input=[result], previous_response_id=response.id, max_output_tokens=20)
+    assert after.output_text and after.previous_response_id == response.id
 
 
 def test_chat_streams_many_at_once(address, messages):
