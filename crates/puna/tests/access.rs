@@ -322,7 +322,7 @@ fn what_is_used_counts_and_is_recorded() {
     drop(lines);
     let failed = |usage: &[Value]| usage.iter().any(|row| row["requests"] == 4 && row["failed"] == 2);
     let usage = home.usage_until("key", failed);
-    let row = usage.iter().find(|row| row["requests"] == 4).unwrap();
+    let row = usage.iter().find(|row| row["requests"] == 4 && row["failed"] == 2).unwrap();
     let all = row["prompt_tokens"].as_u64().unwrap() + row["generated_tokens"].as_u64().unwrap();
     assert!(all > used && all < 1000, "{all} after {used}");
 
