@@ -310,7 +310,8 @@ struct Listener {
     ticket: u64,
     /// Prompt tokens of which the last event told.
     prefilled: usize,
-    _place: Place,
+    /// Given back before the end is told: whoever hears of it may ask again at once.
+    place: Option<Place>,
 }
 
 /// Says that the engine is dead when its thread ends, however it ends.
@@ -352,7 +353,7 @@ impl Worker {
             Command::Submit { request, mut sink, ticket, place } => match self.batcher.submit(*request) {
                 Ok(id) => {
                     self.tickets.insert(ticket, id);
-                    self.answers.insert(id, Listener { sink, ticket, prefilled: 0, _place: place });
+                    self.answers.insert(id, Listener { sink, ticket, prefilled: 0, place: Some(place) });
                 }
                 Err(error) => {
                     // Whoever listens hears it; if nobody does, nobody needs to.
@@ -390,6 +391,9 @@ impl Worker {
                     shared.damaged.fetch_add(1, Ordering::Relaxed);
                 }
                 _ => {}
+            }
+            if ends {
+                listener.place = None;
             }
             let listens = (listener.sink)(event);
             if ends || !listens {
