@@ -43,7 +43,6 @@ fn main() {
     texts();
     conversations();
     grammars();
-    requests();
     rows();
     parquet();
     templates();
@@ -279,64 +278,6 @@ fn conversations() {
         "builtin",
         r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"function": {"name": "brave_search", "arguments": {"query": "x"}}}], "end_of_message": true}, {"role": "tool", "content": "t"}], "builtin_tools": ["brave_search", "code_interpreter"]}"#,
     );
-}
-
-/// The first byte is the address, by its place in the target.
-fn requests() {
-    let user = r#""messages": [{"role": "user", "content": "<|eot_id|>"}]"#;
-    let tool =
-        r#"{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}"#;
-    let sampling = r#""temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "typical_p": 1.0, "repetition_penalty": 1.1,
-        "frequency_penalty": 0.1, "presence_penalty": 0.1, "logit_bias": {"10": -1.5}, "seed": 7"#;
-    let common =
-        r#""n": 2, "stop": ["END"], "stream": true, "stream_options": {"include_usage": true}, "ignore_eos": false"#;
-    let options = r#""options": {"temperature": 0, "num_predict": 8, "stop": ["END"], "seed": 1, "num_ctx": 512}"#;
-    let seeds: [(&str, u8, String); 17] = [
-        ("chat", 0, format!(r#"{{{user}, "max_tokens": 4, "logprobs": true, "top_logprobs": 3, "user": "u"}}"#)),
-        ("chat_tools", 0, format!(r#"{{{user}, "tools": [{tool}], "tool_choice": "auto", {common}}}"#)),
-        (
-            "chat_calls",
-            0,
-            r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "assistant",
-                "content": null, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments":
-                "{}"}}]}, {"role": "tool", "tool_call_id": "1", "content": "r"}], "add_generation_prompt": true}"#
-                .to_owned(),
-        ),
-        ("completion", 1, format!(r#"{{"prompt": "<|begin_of_text|>a", "echo": true, "logprobs": 2, {sampling}}}"#)),
-        ("completion_ids", 1, format!(r#"{{"prompt": [[1, 2], [3]], "max_tokens": 0, {common}}}"#)),
-        ("messages", 2, format!(r#"{{{user}, "max_tokens": 4, "system": "s", "stop_sequences": ["x"], "top_k": 1}}"#)),
-        (
-            "messages_tools",
-            2,
-            r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": [{"type": "text", "text":
-                "t"}, {"type": "tool_use", "id": "1", "name": "f", "input": {}}]}, {"role": "user", "content": [{"type":
-                "tool_result", "tool_use_id": "1", "content": "r"}]}], "tools": [{"name": "f", "input_schema": {}}],
-                "tool_choice": {"type": "auto"}, "max_tokens": 1}"#
-                .to_owned(),
-        ),
-        ("count", 3, format!(r#"{{{user}, "system": [{{"type": "text", "text": "s"}}]}}"#)),
-        ("ollama_chat", 4, format!(r#"{{{user}, {options}, "stream": false, "keep_alive": "5m", "tools": [{tool}]}}"#)),
-        ("ollama_generate", 5, format!(r#"{{"prompt": "<|eot_id|>", "system": "s", {options}}}"#)),
-        ("ollama_raw", 5, r#"{"prompt": "<|eot_id|>", "raw": true, "model": "fake:latest"}"#.to_owned()),
-        ("tokenize", 7, r#"{"prompt": "a<|eot_id|>\ud83e\udd99", "add_special_tokens": true}"#.to_owned()),
-        ("detokenize", 8, r#"{"tokens": [1, 2, 511]}"#.to_owned()),
-        ("template", 9, format!(r#"{{{user}, "tools": [{tool}], "add_generation_prompt": false}}"#)),
-        ("embeddings", 10, r#"{"input": ["a", [1, 2]], "encoding_format": "base64", "dimensions": 2}"#.to_owned()),
-        ("ollama_embed", 11, r#"{"input": "<|eot_id|>", "truncate": false, "model": "fake:latest"}"#.to_owned()),
-        (
-            "responses",
-            12,
-            r#"{"input": [{"role": "user", "content": [{"type": "input_text", "text": "q"}]}, {"type": "function_call",
-                "call_id": "1", "name": "f", "arguments": "{}"}, {"type": "function_call_output", "call_id": "1", "output":
-                "r"}], "instructions": "i", "store": false, "tools": [{"type": "function", "name": "f", "parameters": {}}],
-                "text": {"format": {"type": "text"}}, "max_output_tokens": 4, "include": ["message.output_text.logprobs"],
-                "top_logprobs": 2, "metadata": {"a": "b"}}"#
-                .to_owned(),
-        ),
-    ];
-    for (name, address, body) in seeds {
-        put("http", name, [&[address][..], body.as_bytes()].concat());
-    }
 }
 
 /// The first byte chooses what the rest is, and the tokens.
