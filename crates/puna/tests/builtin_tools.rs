@@ -2,11 +2,15 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+#[path = "../../engine/tests/fake/mod.rs"]
+#[allow(dead_code, reason = "each program uses a part")]
+mod fake;
 mod server;
 
+use fake::Fake;
 use puna_engine::{BatchLimits, Batcher, Engine, Sampling};
 use puna_interpreter::{Error, Interpreter, Limits};
-use puna_llama::{Config, Input, KvFormat, KvShape, Model, Outputs, PAGE_LEN, kv_shape};
+use puna_llama::{Model, PAGE_LEN, Through};
 use puna_serve::access::Access;
 use puna_serve::app::{self, About, App, ChatFormat};
 use puna_serve::builtin::{BuiltinTools, Endpoint};
@@ -32,13 +36,6 @@ use std::time::Duration;
 const PUNA: &str = env!("CARGO_BIN_EXE_puna");
 const CONTEXT: usize = 2048;
 
-/// Says what it is told to, and notes what it is shown.
-struct Parrot {
-    config: Config,
-    shape: KvShape,
-    script: Arc<Mutex<Script>>,
-}
-
 #[derive(Default)]
 struct Script {
     /// Tokens still to be said.
@@ -47,47 +44,20 @@ struct Script {
     shown: Vec<u32>,
 }
 
-impl Model for Parrot {
-    fn config(&self) -> &Config {
-        &self.config
-    }
-
-    fn kv_shape(&self) -> &KvShape {
-        &self.shape
-    }
-
-    fn max_batch(&self) -> usize {
-        128
-    }
-
-    fn describe(&self) -> String {
-        "a parrot".into()
-    }
-
-    fn bytes_per_token(&self) -> u64 {
-        1
-    }
-
-    fn forward(&mut self, input: &Input<'_>, outputs: &mut Outputs) -> Result<(), puna_llama::Error> {
-        let mut script = self.script.lock().unwrap();
+/// A model that says what it is told to, and notes what it is shown.
+fn parrot(vocab_size: usize, script: Arc<Mutex<Script>>) -> Box<dyn Model> {
+    let fake = Fake { config: Fake::new(vocab_size, CONTEXT, 0).config, ..Fake::new(vocab_size, 4 * CONTEXT, 0) };
+    Box::new(Through::new(Box::new(fake), move |model, input, outputs| {
+        model.forward(input, outputs)?;
+        let mut script = script.lock().unwrap();
         script.shown.extend_from_slice(input.batch.ids);
-        let vocab_size = self.config.vocab_size;
-        outputs.logits.clear();
-        outputs.logits.resize(input.batch.outputs.len() * vocab_size, 0.0);
+        outputs.logits.fill(0.0);
         for row in outputs.logits.chunks_exact_mut(vocab_size) {
             let said = script.says.pop_front().expect("something to say");
             row[said as usize] = 10.0;
         }
         Ok(())
-    }
-
-    fn read_page(&self, _: u32, _: &mut Vec<u8>) {
-        unreachable!("nothing is kept here")
-    }
-
-    fn write_page(&mut self, _: u32, _: &[u8]) -> Result<(), puna_llama::Error> {
-        unreachable!("nothing is kept here")
-    }
+    }))
 }
 
 struct Llama31;
@@ -119,11 +89,9 @@ impl Here {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cria/model/cria.gguf");
         let checkpoint = puna_checkpoint::open(&file).unwrap();
         let tokenizer = Arc::new(puna_session::tokenizer(&checkpoint, &file).unwrap());
-        let config = Config { context_length: CONTEXT, ..checkpoint.config };
-        let shape = kv_shape(&config, KvFormat::F32, 4 * CONTEXT);
         let script = Arc::new(Mutex::new(Script::default()));
         let pulse = Arc::new(Pulse::default());
-        let model = pulse.watch(Box::new(Parrot { config, shape, script: script.clone() }));
+        let model = pulse.watch(parrot(checkpoint.config.vocab_size, script.clone()));
         let batcher = Batcher::new(Engine::new(model, CONTEXT), None, BatchLimits::default());
         let limits = ServiceLimits { requests: 16, tokens: 16 * CONTEXT };
         let model = app::Model {

@@ -62,6 +62,14 @@ pub const ADD_GENERATION_PROMPT: Field = Field {
     example: "true",
 };
 
+/// Whether several tools may be called at once.
+pub const PARALLEL_TOOL_CALLS: Field = Field {
+    name: "parallel_tool_calls",
+    schema: r#"{"type": "boolean"}"#,
+    about: "Whether an answer may call several tools; it may unless this is false",
+    example: "true",
+};
+
 /// How the answer is sent.
 pub const STREAM: Field = Field {
     name: "stream",

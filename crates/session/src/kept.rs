@@ -166,11 +166,7 @@ fn read_file(
     let mut page = vec![0; HEAD + 4 * PAGE_LEN + page_bytes];
     loop {
         let damaged = Fault::Damaged { page: counted.pages };
-        let mut part = |bytes: &mut [u8]| match file.read_exact(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            read => read.map(|()| true).map_err(Fault::Read),
-        };
-        if !part(&mut page[..1])? {
+        if !fill(&mut file, &mut page[..1])? {
             return Err(damaged);
         }
         let n_ids = usize::from(page[0]);
@@ -179,7 +175,7 @@ fn read_file(
         }
         let n_bytes = HEAD + 4 * n_ids + page_bytes;
         let mut sum = [0; 32];
-        if n_ids > PAGE_LEN || !part(&mut page[1..n_bytes])? || !part(&mut sum)? {
+        if n_ids > PAGE_LEN || !fill(&mut file, &mut page[1..n_bytes])? || !fill(&mut file, &mut sum)? {
             return Err(damaged);
         }
         if sum[..] != Sha256::digest(&page[..n_bytes])[..] {
@@ -208,8 +204,13 @@ fn read_file(
 /// Whether these bytes come next.
 fn same(file: &mut impl Read, expected: &[u8]) -> Result<bool, Fault> {
     let mut found = vec![0; expected.len()];
-    match file.read_exact(&mut found) {
+    Ok(fill(file, &mut found)? && found == expected)
+}
+
+/// Reads as many bytes; false when the file has fewer left.
+fn fill(file: &mut impl Read, bytes: &mut [u8]) -> Result<bool, Fault> {
+    match file.read_exact(bytes) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        read => read.map(|()| found == expected).map_err(Fault::Read),
+        read => read.map(|()| true).map_err(Fault::Read),
     }
 }

@@ -255,9 +255,20 @@ impl Service {
 
     /// Whether one more request of so many tokens would be taken now.
     pub fn has_room(&self, tokens: usize) -> bool {
-        let (requests, taken) =
-            (self.shared.requests.load(Ordering::Acquire), self.shared.tokens.load(Ordering::Acquire));
-        requests == 0 || (requests < self.limits.requests && taken + tokens <= self.limits.tokens)
+        let taken = |counter: &AtomicUsize| counter.load(Ordering::Acquire);
+        self.expect_room(taken(&self.shared.requests) + 1, taken(&self.shared.tokens) + tokens).is_ok()
+    }
+
+    /// Refuses so many requests, of so many tokens together.
+    fn expect_room(&self, requests: usize, tokens: usize) -> Result<(), Refusal> {
+        if requests > self.limits.requests {
+            return Err(Refusal::Requests { found: requests, limit: self.limits.requests });
+        }
+        // One request alone is taken however long it is: it fits the context.
+        if requests > 1 && tokens > self.limits.tokens {
+            return Err(Refusal::Tokens { found: tokens, limit: self.limits.tokens });
+        }
+        Ok(())
     }
 
     /// A place within the limits.
@@ -267,13 +278,7 @@ impl Service {
         let found_tokens = shared.tokens.fetch_add(tokens, Ordering::AcqRel) + tokens;
         // Gives back what was just taken, if it was too much.
         let place = Place { shared: shared.clone(), tokens };
-        if found > self.limits.requests {
-            return Err(Refusal::Requests { found, limit: self.limits.requests });
-        }
-        // One request alone is taken however long it is: it fits the context.
-        if found > 1 && found_tokens > self.limits.tokens {
-            return Err(Refusal::Tokens { found: found_tokens, limit: self.limits.tokens });
-        }
+        self.expect_room(found, found_tokens)?;
         Ok(place)
     }
 

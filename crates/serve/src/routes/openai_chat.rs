@@ -8,7 +8,9 @@ use crate::builtin::{Call, Outcome, Step};
 use crate::chat::{Assembly, Reply, Turn, collect};
 use crate::constraint::CONSTRAINT;
 use crate::error::ApiError;
-use crate::fields::{ADD_GENERATION_PROMPT, CONTINUE_FINAL_MESSAGE, Field, Fields, MESSAGES, TOOLS};
+use crate::fields::{
+    ADD_GENERATION_PROMPT, CONTINUE_FINAL_MESSAGE, Field, Fields, MESSAGES, PARALLEL_TOOL_CALLS, TOOLS,
+};
 use crate::sampling::SAMPLING;
 use crate::time::Time;
 use crate::{logprobs, rounds, sse};
@@ -57,12 +59,7 @@ pub const FIELDS: &[Field] = &[
         about: "Whether a tool may be called, can't, or must; or which one: {\"type\": \"function\", \"function\": {\"name\": …}}",
         example: r#""auto""#,
     },
-    Field {
-        name: "parallel_tool_calls",
-        schema: r#"{"type": "boolean"}"#,
-        about: "Whether an answer may call several tools; it may unless this is false",
-        example: "true",
-    },
+    PARALLEL_TOOL_CALLS,
     Field {
         name: "builtin_tools",
         schema: r#"{"type": "array", "items": {"enum": ["code_interpreter", "brave_search", "wolfram_alpha"]}}"#,
@@ -120,7 +117,7 @@ pub async fn create(State(app): State<Arc<App>>, caller: Caller, body: Bytes) ->
     let turn = Turn {
         continues,
         tool_choice: tool_choice.unwrap_or_default(),
-        parallel: fields.take("parallel_tool_calls")?.unwrap_or(true),
+        parallel: fields.take(PARALLEL_TOOL_CALLS.name)?.unwrap_or(true),
         grammar,
         ..Turn::new(conversation)
     };

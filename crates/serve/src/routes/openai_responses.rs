@@ -10,7 +10,7 @@ use crate::builtin::{BRAVE_SEARCH, CODE_INTERPRETER, WOLFRAM_ALPHA};
 use crate::chat::{Reply, Turn};
 use crate::database;
 use crate::error::ApiError;
-use crate::fields::{Field, Fields, MODEL, STREAM};
+use crate::fields::{Field, Fields, MODEL, PARALLEL_TOOL_CALLS, STREAM};
 use crate::keys::KeyId;
 use crate::responses::{self, Response as Stored};
 use crate::sampling::{self, SAMPLING};
@@ -77,12 +77,7 @@ pub const FIELDS: &[Field] = &[
         about: "Whether a tool may be called, can't, or must; or which one: {\"type\": \"function\", \"name\": …}",
         example: r#""auto""#,
     },
-    Field {
-        name: "parallel_tool_calls",
-        schema: r#"{"type": "boolean"}"#,
-        about: "Whether an answer may call several functions at once; it may unless this is false",
-        example: "true",
-    },
+    PARALLEL_TOOL_CALLS,
     Field {
         name: "max_tool_calls",
         schema: r#"{"type": "integer", "minimum": 1, "maximum": 8}"#,
@@ -135,24 +130,7 @@ const HARMLESS: &[&str] =
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct Text {
-    format: Option<Format>,
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-enum Format {
-    Text {},
-    JsonObject {},
-    /// What is not the schema changes nothing: it is always kept to.
-    JsonSchema {
-        schema: Value,
-        #[serde(rename = "name")]
-        _name: Option<String>,
-        #[serde(rename = "description")]
-        _description: Option<String>,
-        #[serde(rename = "strict")]
-        _strict: Option<bool>,
-    },
+    format: Option<Value>,
 }
 
 /// A tool that is offered.
@@ -200,13 +178,9 @@ enum Choice {
 /// Takes the format of the answer, if it has one.
 fn format(fields: &mut Fields) -> Result<(Value, Option<Grammar>), ApiError> {
     let given = fields.take::<Value>("text")?.unwrap_or_else(|| json!({}));
-    let text = Text::deserialize(&given).map_err(|error| ApiError::field("text", error))?;
-    let grammar = match text.format {
-        None | Some(Format::Text {}) => None,
-        Some(Format::JsonObject {}) => Some(Grammar::JsonObject),
-        Some(Format::JsonSchema { schema, .. }) => Some(Grammar::JsonSchema(schema)),
-    };
-    let format = given.get("format").cloned().unwrap_or_else(|| json!({"type": "text"}));
+    let text = Text::deserialize(given).map_err(|error| ApiError::field("text", error))?;
+    let format = text.format.unwrap_or_else(|| json!({"type": "text"}));
+    let grammar = Grammar::from_text_format(&format).map_err(|error| ApiError::field("text", error))?;
     Ok((json!({ "format": format }), grammar))
 }
 
@@ -325,7 +299,7 @@ impl Job {
         let (functions, builtin) = offered(&app, &given_tools)?;
         let given_choice = fields.take::<Value>("tool_choice")?.unwrap_or_else(|| "auto".into());
         let choice = tool_choice(&given_choice)?;
-        let parallel = fields.take("parallel_tool_calls")?.unwrap_or(true);
+        let parallel = fields.take(PARALLEL_TOOL_CALLS.name)?.unwrap_or(true);
 
         let input = items::listed(fields.require("input")?)?;
         let new = items::read("input", &input)?;

@@ -28,16 +28,29 @@ pub enum Grammar {
     ToolCalls(ToolCalls),
 }
 
-/// OpenAI's `response_format`.
+/// How OpenAI's APIs say what an answer looks like; they differ in how a schema is wrapped.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-enum ResponseFormat {
+enum Format<S> {
     Text {},
     JsonObject {},
-    JsonSchema { json_schema: NamedSchema },
+    JsonSchema(S),
 }
 
-/// A schema as OpenAI wraps it. What is not `schema` changes nothing: it is always kept to.
+/// As in `response_format`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wrapped {
+    json_schema: NamedSchema,
+}
+
+impl From<Wrapped> for NamedSchema {
+    fn from(wrapped: Wrapped) -> NamedSchema {
+        wrapped.json_schema
+    }
+}
+
+/// A schema with its name, as in `text.format`. What is not `schema` changes nothing: it is always kept to.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NamedSchema {
@@ -60,17 +73,32 @@ pub(super) struct Separators {
 }
 
 impl Grammar {
-    /// Reads the `response_format` of OpenAI's API; none for text.
+    /// Reads the `response_format` of OpenAI's API for chats; none for text.
     ///
     /// # Errors
     /// Another type, a `json_schema` without `schema`, or something that is not known.
     pub fn from_response_format(format: &Value) -> Result<Option<Grammar>, GrammarError> {
-        let format = ResponseFormat::deserialize(format);
-        match format.map_err(|error| GrammarError::invalid("response_format", error.to_string()))? {
-            ResponseFormat::Text {} => Ok(None),
-            ResponseFormat::JsonObject {} => Ok(Some(Grammar::JsonObject)),
-            ResponseFormat::JsonSchema { json_schema } => Ok(Some(Grammar::JsonSchema(json_schema.schema))),
-        }
+        Grammar::from_format::<Wrapped>("response_format", format)
+    }
+
+    /// Reads the `text.format` of OpenAI's API for responses; none for text.
+    ///
+    /// # Errors
+    /// As [`Grammar::from_response_format`].
+    pub fn from_text_format(format: &Value) -> Result<Option<Grammar>, GrammarError> {
+        Grammar::from_format::<NamedSchema>("format", format)
+    }
+
+    fn from_format<'a, S: Deserialize<'a> + Into<NamedSchema>>(
+        what: &str,
+        format: &'a Value,
+    ) -> Result<Option<Grammar>, GrammarError> {
+        let format = Format::<S>::deserialize(format);
+        Ok(match format.map_err(|error| GrammarError::invalid(what, error.to_string()))? {
+            Format::Text {} => None,
+            Format::JsonObject {} => Some(Grammar::JsonObject),
+            Format::JsonSchema(schema) => Some(Grammar::JsonSchema(schema.into().schema)),
+        })
     }
 
     /// What messages call it.
