@@ -116,13 +116,12 @@ fn random_answer(constraint: &mut dyn Constraint, seed: u64) -> Vec<TokenId> {
             |id: &TokenId| tokenizer.token_bytes(*id).is_some_and(|token| token.last().is_some_and(u8::is_ascii_digit));
         let after_digit = answer.last().is_some_and(is_digit);
         let starts_with = |id: &TokenId, bytes: &[u8]| bytes.contains(&tokenizer.token_bytes(*id).unwrap()[0]);
-        // Numbers with exponents are soon larger than those who check them can hold.
-        let picks: Vec<TokenId> = allowed_ids
-            .iter()
-            .copied()
-            .filter(|id| !stops.contains(id))
-            .filter(|id| !(after_digit && starts_with(id, b"eE")))
-            .collect();
+        let mut picks: Vec<TokenId> = allowed_ids.iter().copied().filter(|id| !stops.contains(id)).collect();
+        // Numbers with exponents are soon larger than those who check them can hold; but an `e` after a digit may also be
+        // the only way on, in a choice like "7e".
+        if after_digit && !picks.iter().all(|id| starts_with(id, b"eE")) {
+            picks.retain(|id| !starts_with(id, b"eE"));
+        }
         // Brackets and strings have to end some day.
         let closing: Vec<TokenId> = picks.iter().copied().filter(|id| starts_with(id, b"\"]})</0")).collect();
         let picks = if !closing.is_empty() && below(5) < 3 { closing } else { picks };
