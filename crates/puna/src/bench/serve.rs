@@ -25,8 +25,8 @@ use tokio::net::TcpListener;
 /// Measure a server under load: throughput, times to the first token and between tokens, refusals
 ///
 /// The server is one of its own, in this process and asked over HTTP, or one of this machine that --url names. Requests
-/// are streamed chat completions of random words. Where several loads are given, they come one after another, and each
-/// is held against the first.
+/// are streamed chat completions of random words, answered greedily. Where several loads are given, they come one after
+/// another, and each is held against the first.
 #[derive(clap::Args)]
 #[command(
     mut_arg("model", |model| model.index(1).required(false).default_value(builtin::NAME)),
