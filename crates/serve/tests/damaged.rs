@@ -66,9 +66,9 @@ static WHOLE: LazyLock<Vec<(&str, Value)>> = LazyLock::new(|| {
         ("/v1/embeddings", json!({"input": ["a", [1, 2]], "encoding_format": "base64", "dimensions": 2})),
         (
             "/api/chat",
-            json!({"messages": [user], "options": options, "stream": false, "keep_alive": "5m", "tools": [tool], "format":
-                schema}),
+            json!({"messages": [user], "options": options, "stream": false, "keep_alive": "5m", "tools": [tool]}),
         ),
+        ("/api/chat", json!({"messages": [user], "format": schema})),
         ("/api/generate", json!({"prompt": "<|eot_id|>", "system": "s", "options": options})),
         ("/api/generate", json!({"prompt": "<|eot_id|>", "raw": true, "model": "fake:latest"})),
         ("/api/embed", json!({"input": "<|eot_id|>", "truncate": false, "model": "fake:latest"})),
@@ -154,7 +154,7 @@ fn places(value: &Value, at: String, places: &mut Vec<String>) {
 fn place<'a>(value: &'a mut Value, at: &Index) -> &'a mut Value {
     let mut all = Vec::new();
     places(value, String::new(), &mut all);
-    value.pointer_mut(at.get(&all)).unwrap()
+    value.pointer_mut(&all[at.index(all.len())]).unwrap()
 }
 
 fn damaged(body: &Value, damages: &[Damage]) -> Vec<u8> {
