@@ -13,8 +13,9 @@ use std::process::{Command, Output};
 const PUNA: &str = env!("CARGO_BIN_EXE_puna");
 
 /// Commands for developers, which start builds of their own; the continuous integration runs them, but for the peers and
-/// cria's training, which take hours. (The first steps of the latter are a test.) `.ci/clients` runs what needs its clients.
-const ELSEWHERE: [&str; 8] = [
+/// cria's training, which take hours (the first steps of the latter are a test), and what measures a server that runs.
+/// `.ci/clients` runs what needs its clients.
+const ELSEWHERE: [&str; 9] = [
     "cargo test ",
     "PUNA_DISCONNECTS=10000 cargo test ",
     "cargo run --release -p puna-format --example throughput Q4_0",
@@ -23,6 +24,7 @@ const ELSEWHERE: [&str; 8] = [
     "lm_eval run ",
     "cd bench/peers && cargo run ",
     "cria/retrain ",
+    "python3 bench/serve/",
 ];
 
 /// The sizes that stand in for any shape.
