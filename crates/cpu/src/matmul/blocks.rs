@@ -244,13 +244,22 @@ unsafe fn many<S: Simd, B: Blocks, const V: usize, const C: usize>(
             let n = weights.len() / block_bytes::<B>() * B::PER_BLOCK;
             // SAFETY: there is room for a stretch.
             unsafe { unpack::<S, B>(s, weights, codes, factors) };
+            let share = block_bytes::<B>() / B::PER_BLOCK;
             for (panel, all) in sums.chunks_exact_mut(C).enumerate() {
                 let mut sums = load::<S, V, C>(s, all, 0);
                 // SAFETY: the panel has all groups; these are unpacked.
                 unsafe {
                     let mut x = Group::<C>::new(x.panel(panel)).add(stretch * STRETCH);
                     let mut unpacked = Unpacked::<B>::new(codes, factors);
-                    for _ in 0..n {
+                    for i in 0..n {
+                        // The next stretch comes while the first tokens meet this one: with few panels of tokens, memory
+                        // and arithmetic would take turns.
+                        if panel == 0 {
+                            let next = weights.as_ptr().wrapping_add(weights.len() + i * share);
+                            for line in (0..share).step_by(64) {
+                                s.prefetch(next.wrapping_add(line));
+                            }
+                        }
                         accumulate::<S, B, _, V, C>(s, &mut sums, x, &unpacked);
                         (x, unpacked) = (x.add(1), unpacked.next());
                     }
