@@ -5,8 +5,26 @@
 //!
 //! Modules import only from those in groups below theirs.
 
+pub mod bundle;
+pub mod diff;
+pub mod import;
+
+pub mod store;
+
+pub mod verify;
+
+pub mod model;
+
+pub mod events;
 pub mod manifest;
+
+mod hashing;
+
+mod disk;
 
 pub mod digest;
 pub mod path;
 pub mod tree;
+
+pub use disk::DiskError;
+pub use hashing::Progress;
