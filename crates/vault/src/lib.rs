@@ -5,7 +5,16 @@
 //!
 //! Modules import only from those in groups below theirs.
 
+pub mod obligations;
+pub mod openness;
+
+pub mod record;
+
+pub mod licence;
 pub mod manifest;
+
+pub mod diff;
+pub mod normalise;
 
 pub mod digest;
 pub mod path;
