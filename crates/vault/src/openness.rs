@@ -478,7 +478,6 @@ fn grouped(n: u64) -> String {
     text
 }
 
-/// Rows of facts and rights for people.
 fn yes_no(answer: Option<bool>) -> String {
     match answer {
         Some(true) => "yes".into(),

@@ -469,7 +469,7 @@ pub enum RecordError {
     Write(Box<puna_checkpoint::Error>),
     /// The file system.
     #[error("{path}: {error}")]
-    Read {
+    Io {
         /// Which file.
         path: PathBuf,
         /// What it said.
@@ -889,7 +889,7 @@ fn secret(text: &str) -> Option<&'static str> {
     if signs.iter().any(|sign| lower.contains(sign)) {
         return Some("a signed link");
     }
-    lower.contains("bearer ").then_some("a header of authorization")
+    lower.contains("authorization:").then_some("a header of authorization")
 }
 
 /// Where the record of a model lies, with the exact bytes of its texts: the folder `.puna` in the model's.
@@ -965,12 +965,12 @@ impl Folder {
 }
 
 fn make(dir: &Path) -> Result<(), RecordError> {
-    std::fs::create_dir_all(dir).map_err(|error| RecordError::Read { path: dir.to_owned(), error })
+    std::fs::create_dir_all(dir).map_err(|error| RecordError::Io { path: dir.to_owned(), error })
 }
 
 /// A file, if there is one.
 pub(crate) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, RecordError> {
-    let failed = |error| RecordError::Read { path: path.to_owned(), error };
+    let failed = |error| RecordError::Io { path: path.to_owned(), error };
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -179,7 +179,7 @@ fn published(components: &[Component], part: Part, is_accepted: impl Fn(&[String
     }
 }
 
-/// What the model may be called: the one place where `open source` is said.
+/// What the model may be called. `open source` is what OSI's definition calls so, and nothing else.
 pub(super) fn called(components: &[Component]) -> String {
     let verdict = osaid(components).is_open;
     let weights = of(components, Part::FinalParameters);
@@ -229,7 +229,7 @@ fn osaid(components: &[Component]) -> Assessment {
     let parameters = group("parameters", &rules.parameters);
 
     let needed: Vec<Part> =
-        [&rules.data_information, &rules.code, &rules.parameters].into_iter().flatten().copied().collect();
+        [&rules.parameters, &rules.code, &rules.data_information].into_iter().flatten().copied().collect();
     let freedom = |name: &str, of_licence: fn(&Licence) -> Freedom| {
         let freedoms = needed.iter().filter_map(|part| of(components, *part)).filter_map(|component| {
             match component.present {

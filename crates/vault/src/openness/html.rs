@@ -14,11 +14,11 @@ h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .
 h3 { font-size: 1rem; margin: 0 0 .3rem; }
 .called { font-size: 1.25rem; font-weight: 600; margin: .3rem 0; } .soft { color: var(--soft); font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
-  border-bottom: 1px solid var(--line); } th { font-weight: 500; width: 15rem; } td.state { width: 7rem; white-space: nowrap; }
+  border-bottom: 1px solid var(--line); } th { font-weight: 500; width: 15rem; overflow-wrap: normal; } td.state { width: 5.5rem; overflow-wrap: normal; }
 .yes { color: var(--yes); } .partly { color: var(--partly); } .no { color: var(--no); } .not-known { color: var(--soft); }
 section.framework { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .9rem 1.1rem;
   margin: .8rem 0; }
-@media (max-width: 40rem) { th { width: auto; } }
+@media (max-width: 40rem) { th, td.state { width: auto; } }
 ";
 
 impl Card {
@@ -116,8 +116,10 @@ fn framework(assessment: &Assessment) -> Markup {
                     @let answer = criterion.answer.to_string();
                     tr {
                         th { (criterion.name) }
-                        td class={ "state " (answer.replace(' ', "-")) } { (answer) }
-                        td { (criterion.why) }
+                        // The index has words of its own.
+                        @let is_own = assessment.counts.is_some();
+                        td class={ "state " (answer.replace(' ', "-")) } { @if is_own { (criterion.why) } @else { (answer) } }
+                        @if !is_own { td { (criterion.why) } }
                     }
                 }
             }

@@ -70,7 +70,7 @@ impl Card {
                 graph.push(element("simplelicensing_LicenseExpression", "licence", rest));
                 id("licence")
             }
-            None => "https://spdx.org/rdf/3.0.1/terms/ExpandedLicensing/NoAssertion".to_owned(),
+            None => "https://spdx.org/rdf/3.0.1/terms/ExpandedLicensing/NoAssertionLicense".to_owned(),
         };
         for kind in ["hasDeclaredLicense", "hasConcludedLicense"] {
             let rest = json!({ "from": id("model"), "relationshipType": kind, "to": [licence] });

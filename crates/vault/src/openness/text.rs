@@ -1,6 +1,6 @@
 //! A card for the terminal.
 
-use super::{Assessment, Card};
+use super::{Assessment, Card, Presence};
 use std::fmt;
 
 /// Where the second column begins.
@@ -26,6 +26,9 @@ impl fmt::Display for Card {
             let terms = component.terms();
             let terms = if terms.is_empty() { terms } else { format!(", {terms}") };
             row(f, component.name.label(), &format!("{}{terms}", component.present))?;
+            if component.present == Presence::NotKnown {
+                continue;
+            }
             let source = component.source.as_ref().map(|source| format!(" <{source}>")).unwrap_or_default();
             writeln!(f, "      {}{source}", component.evidence)?;
         }
@@ -54,7 +57,8 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {
 fn write_assessment(f: &mut fmt::Formatter<'_>, assessment: &Assessment) -> fmt::Result {
     writeln!(f, "  {}: {}", assessment.framework, assessment.verdict)?;
     for criterion in &assessment.criteria {
-        if criterion.answer.to_string() == criterion.why || assessment.counts.is_some() {
+        // The index has words of its own.
+        if assessment.counts.is_some() {
             writeln!(f, "    {:COLUMN$} {}", criterion.name, criterion.why)?;
         } else {
             writeln!(f, "    {:COLUMN$} {}: {}", criterion.name, criterion.answer, criterion.why)?;
