@@ -5,6 +5,9 @@
 //!
 //! Modules import only from those in groups below theirs.
 
+pub mod obligations;
+pub mod openness;
+
 pub mod bundle;
 pub mod diff;
 pub mod import;
@@ -14,8 +17,10 @@ pub mod store;
 pub mod verify;
 
 pub mod model;
+pub mod record;
 
 pub mod events;
+pub mod licence;
 pub mod manifest;
 
 mod hashing;
@@ -23,8 +28,10 @@ mod hashing;
 mod disk;
 
 pub mod digest;
+pub mod normalise;
 pub mod path;
 pub mod tree;
+pub mod wording;
 
 pub use disk::DiskError;
 pub use hashing::Progress;
