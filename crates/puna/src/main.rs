@@ -68,6 +68,9 @@ enum Verb {
     Keep(vault::keep::Args),
     Rm(vault::rm::Args),
     Gc(vault::gc::Args),
+    Terms(vault::terms::Args),
+    Publish(vault::publish::Args),
+    Openness(vault::openness::Args),
     #[command(name = sandbox::VERB, hide = true)]
     TemplateWorker,
     #[command(name = puna_interpreter::VERB, hide = true)]
@@ -101,6 +104,9 @@ fn main() -> ExitCode {
         Verb::Keep(args) => vault::keep::run(args),
         Verb::Rm(args) => vault::rm::run(args),
         Verb::Gc(args) => vault::gc::run(args),
+        Verb::Terms(args) => vault::terms::run(args),
+        Verb::Publish(args) => vault::publish::run(args),
+        Verb::Openness(args) => vault::openness::run(args),
         Verb::TemplateWorker => sandbox::work(),
         Verb::InterpreterWorker => puna_interpreter::worker().map_err(Into::into),
     };

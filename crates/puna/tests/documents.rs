@@ -62,6 +62,16 @@ fn commands_in_help_run() {
         "tune",
         "key",
         "usage",
+        "import",
+        "list",
+        "show",
+        "verify",
+        "diff",
+        "keep",
+        "rm",
+        "gc",
+        "publish",
+        "openness",
     ];
     let below = [
         "bench serve",
@@ -76,6 +86,10 @@ fn commands_in_help_run() {
         "key new",
         "key list",
         "key revoke",
+        "terms show",
+        "terms accept",
+        "terms diff",
+        "terms export",
     ];
     let help = |verb: &str| text(&Command::new(PUNA).arg("help").args(verb.split_whitespace()).output().unwrap());
     let listed = help("");

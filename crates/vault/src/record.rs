@@ -903,6 +903,12 @@ impl Folder {
         Folder(dir.join(".puna"))
     }
 
+    /// A folder of any name.
+    #[must_use]
+    pub fn at(dir: &Path) -> Folder {
+        Folder(dir.to_owned())
+    }
+
     /// Where the record is.
     #[must_use]
     pub fn record_path(&self) -> PathBuf {
@@ -966,6 +972,14 @@ impl Folder {
 
 fn make(dir: &Path) -> Result<(), RecordError> {
     std::fs::create_dir_all(dir).map_err(|error| RecordError::Io { path: dir.to_owned(), error })
+}
+
+/// A text of at most [`MAX_DOCUMENT`] bytes, if there is a file of this name.
+///
+/// # Errors
+/// When it can't be read, or is longer.
+pub fn read_document(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
+    read(path, MAX_DOCUMENT)
 }
 
 /// A file, if there is one.

@@ -5,8 +5,11 @@ pub mod gc;
 pub mod import;
 pub mod keep;
 pub mod list;
+pub mod openness;
+pub mod publish;
 pub mod rm;
 pub mod show;
+pub mod terms;
 pub mod verify;
 
 use crate::home;
