@@ -16,8 +16,8 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  puna diff ./Llama-3.1-8B-Instruct ./model.gguf
-  puna diff llama ./Llama-3.1-8B-Instruct --json")]
+  puna diff llama ./model.gguf
+  puna diff local/Llama-3.1-8B-Instruct ./Llama-3.1-8B-Instruct --json")]
 pub struct Args {
     /// A model: a path, or one of `puna list`
     #[arg(value_parser = model_parser())]

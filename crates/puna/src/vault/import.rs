@@ -17,10 +17,8 @@ use std::path::PathBuf;
 Examples:
   puna import ./Llama-3.1-8B-Instruct
   puna import ./model.gguf --name me/llama --json
-
-A Hugging Face cache, or what Meta's own tool has downloaded:
-  puna import ~/.cache/huggingface/hub/models--meta-llama--Llama-3.1-8B-Instruct
-  puna import ~/.llama/checkpoints/Llama3.1-8B --name meta-llama/Llama-3.1-8B")]
+  puna import ./Llama-3.2-1B-Instruct --name old --link
+  puna import ./model")]
 pub struct Args {
     /// A folder in any published form, one of a Hugging Face cache, or a .gguf file, any one of a split set
     path: PathBuf,

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  puna keep llama --to ./bundle")]
+  puna keep llama --to ./bundle
+  puna keep local/Llama-3.1-8B-Instruct --to ./Llama-bundle --json")]
 pub struct Args {
     /// A model of `puna list`, or the folder of one
     model: String,

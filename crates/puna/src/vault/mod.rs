@@ -16,8 +16,8 @@ use crate::home;
 use crate::show::{byte_bar, bytes};
 use anyhow::Result;
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use puna_vault::model::Model;
-use puna_vault::store::Store;
+use puna_vault::model::{Model, ModelError};
+use puna_vault::store::{Store, StoreError};
 use serde_json::{Value, json};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -52,8 +52,10 @@ fn with_bar<T>(what: &str, run: impl FnOnce(&(dyn Fn(u64, u64) + Sync)) -> T) ->
 
 /// A model that somebody names: a folder with a manifest, such as a bundle, or one in the store.
 fn named(model: &str) -> Result<Model> {
-    let path = Path::new(model);
-    if path.is_dir() { Ok(Model::open(path)?) } else { Ok(store()?.find(model)?) }
+    match Model::open(Path::new(model)) {
+        Err(ModelError::NoManifest { .. }) => Ok(store()?.find(model)?),
+        opened => Ok(opened?),
+    }
 }
 
 /// What the command line's MODEL opens: a path that is there, or else a model in the store, if it has one of this name.
@@ -63,7 +65,7 @@ fn locate(model: &Path) -> Result<PathBuf> {
     let Ok(store) = store() else { return as_it_is() };
     match store.find(name) {
         Ok(model) => Ok(model.weights()?),
-        Err(puna_vault::store::StoreError::Unknown { .. }) => as_it_is(),
+        Err(StoreError::Unknown { .. }) => as_it_is(),
         Err(error) => Err(error.into()),
     }
 }

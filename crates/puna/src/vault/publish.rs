@@ -17,8 +17,8 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  puna publish --check ./Llama-3.1-8B-Bard
-  puna publish --check ./Llama-3.1-8B-Bard --fix --base ./Llama-3.1-8B-Instruct --json")]
+  puna publish --check ./Llama-3.1-8B-Bard --fix --base ./Llama-3.1-8B-Instruct
+  puna publish --check ./Llama-3.1-8B-Bard --json")]
 pub struct Args {
     /// The folder to check
     #[arg(long, value_name = "DIR")]

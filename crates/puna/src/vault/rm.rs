@@ -10,8 +10,8 @@ use std::time::Duration;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  puna rm llama
-  puna rm llama --forget")]
+  puna rm old
+  puna rm local/model --forget")]
 pub struct Args {
     /// A model of `puna list`, with @ and a revision where there are several
     model: String,

@@ -15,6 +15,10 @@ use std::path::PathBuf;
 
 /// Read, accept, compare and export the terms of a model
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  puna terms show local/Llama-3.1-8B-Instruct
+  puna terms accept local/Llama-3.1-8B-Instruct --accept-license")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -32,8 +36,8 @@ enum Verb {
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  puna terms show llama
-  puna terms show llama --text")]
+  puna terms show local/Llama-3.1-8B-Instruct
+  puna terms show local/Llama-3.1-8B-Instruct --text")]
 struct ShowArgs {
     /// A model of `puna list`, or its folder
     model: String,
@@ -49,7 +53,7 @@ struct ShowArgs {
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  puna terms accept llama --accept-license")]
+  puna terms accept local/Llama-3.1-8B-Instruct --accept-license")]
 struct AcceptArgs {
     /// A model of `puna list`, or its folder
     model: String,
@@ -62,7 +66,7 @@ struct AcceptArgs {
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  puna terms diff llama --with ./LICENSE")]
+  puna terms diff local/Llama-3.1-8B-Instruct --with ./Llama-3.1-8B-Instruct/LICENSE")]
 struct DiffArgs {
     /// A model of `puna list`, or its folder
     model: String,
@@ -75,7 +79,7 @@ struct DiffArgs {
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  puna terms export llama --to ./terms")]
+  puna terms export local/Llama-3.1-8B-Instruct --to ./terms")]
 struct ExportArgs {
     /// A model of `puna list`, or its folder
     model: String,

@@ -21,7 +21,7 @@ Examples:
   puna verify llama --sample 0.01 --json
 
 With a copy elsewhere, which may be damaged itself in other places:
-  puna verify llama --deep --repair-from ./Llama-3.1-8B-Instruct")]
+  puna verify local/Llama-3.1-8B-Instruct --deep --repair-from ./Llama-3.1-8B-Instruct")]
 pub struct Args {
     /// A model of `puna list`, or the folder of one, such as a bundle of `puna keep`
     model: String,
