@@ -31,7 +31,7 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("warning: {}", one_line(error));
     }
     if listing.models.is_empty() {
-        eprintln!("no models are kept yet: get one with `puna import`");
+        eprintln!("no models are kept yet: `puna import` takes in one that is on this machine");
         return Ok(());
     }
     let mut rows = vec![["model", "revision", "kept", "files", "size"].map(str::to_owned).to_vec()];

@@ -54,7 +54,7 @@ pub fn run(args: Args) -> Result<()> {
     write(&args.cyclonedx, &|| pretty(card.to_cyclonedx(&created)))?;
     let mut out = std::io::stdout().lock();
     if args.json {
-        write!(out, "{}", card.to_json())?;
+        writeln!(out, "{}", serde_json::to_string(&card)?)?;
     } else if args.html.is_none() && args.spdx.is_none() && args.cyclonedx.is_none() {
         write!(out, "{}", harmless(&card.to_string()))?;
     }

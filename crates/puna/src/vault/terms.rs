@@ -167,7 +167,7 @@ fn show(args: &ShowArgs) -> Result<()> {
     let (folder, record) = read(&args.model)?;
     let mut out = std::io::stdout().lock();
     if args.json {
-        out.write_all(&record.redacted().to_json()?)?;
+        writeln!(out, "{}", serde_json::to_string(&record.redacted())?)?;
         return Ok(());
     }
     let licence = record.known_licence();
