@@ -22,7 +22,7 @@ fn quiet(_: u64, _: u64) {}
 
 /// A random-weight model of three files longer than a group, and small ones.
 fn weights(dir: &Path) {
-    let json = r#"{"dim": 512, "n_layers": 2, "n_heads": 8, "ffn_dim": 1024, "vocab_size": 300}"#;
+    let json = r#"{"dim": 512, "n_layers": 2, "n_heads": 8, "ffn_dim": 1024, "vocab_size": 600}"#;
     let shape = Shape::from_json("small", json).unwrap();
     let seeded = |seed, out: &Path| {
         let format = "BF16".parse().unwrap();
