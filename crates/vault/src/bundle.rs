@@ -29,6 +29,9 @@ pub enum KeepError {
     /// Something has the name.
     #[error("{}: exists already; name a folder that does not", .0.display())]
     Exists(PathBuf),
+    /// A further file with the name of another.
+    #[error("{0}: the model or its records have a file of this name; call the further one otherwise")]
+    Taken(String),
     /// A record that is no file, or lies too deep.
     #[error("{}: not a record that can be taken along: no regular file, or too many folders deep", .0.display())]
     Record(PathBuf),
@@ -199,7 +202,7 @@ impl Bundle<'_> {
         let to = self.dir.join(name);
         self.make_parent(&to)?;
         if self.sums.contains_key(name) || std::fs::symlink_metadata(&to).is_ok() {
-            return Err(KeepError::Exists(to));
+            return Err(KeepError::Taken(name.to_owned()));
         }
         self.disk.write_whole(&self.dir.join(disk::temporary_name()), &to, bytes)?;
         self.sums.insert(name.to_owned(), sha256(bytes));

@@ -22,7 +22,7 @@ fn quiet(_: u64, _: u64) {}
 
 /// A random-weight model of three files longer than a group, and small ones.
 fn weights(dir: &Path) {
-    let json = r#"{"dim": 512, "n_layers": 2, "n_heads": 8, "ffn_dim": 1024, "vocab_size": 300}"#;
+    let json = r#"{"dim": 512, "n_layers": 2, "n_heads": 8, "ffn_dim": 1024, "vocab_size": 600}"#;
     let shape = Shape::from_json("small", json).unwrap();
     let seeded = |seed, out: &Path| {
         let format = "BF16".parse().unwrap();
@@ -358,6 +358,8 @@ fn removed_models_leave_their_records_and_garbage_goes() {
     fs::write(kept.at(RECORDS).join("openness.json"), "{}").unwrap();
     fs::write(kept.at("notes of mine"), "x").unwrap();
     kept.store.remove(&kept.model, NOW).unwrap();
+    let error = kept.store.remove(&kept.model, NOW).unwrap_err().to_string();
+    assert!(error.contains("here; there are me/Copy@"), "{error}");
     let name = |path: PathBuf| path.strip_prefix(&kept.model.dir).unwrap().to_str().unwrap().to_owned();
     let left: Vec<String> = files_in(&kept.model.dir).into_iter().map(name).collect();
     assert_eq!(left, [".puna/events.jsonl", ".puna/licence.json", ".puna/terms/a", "notes of mine"]);
@@ -530,12 +532,17 @@ fn bundles_stand_alone() {
     assert_eq!(damage(&verify(&model, DEEP, 2, &quiet).unwrap())[0].1.groups, [1]);
 
     let to = kept.dir.path().join("again");
+    let store = Store::open(&kept.dir.path().join("home")).unwrap();
+    let small = store.adopt(&origin("a/b", None), &[stage(kept.dir.path(), "a", b"a")], NOW).unwrap().model;
     let error = bundle::keep(&model, &to, &[], 2, NOW, &quiet).unwrap_err();
     assert!(matches!(error, KeepError::Damaged { .. }), "{error}");
     assert!(!to.exists());
+    let twice = [("BIN".parse().unwrap(), Vec::new()), ("BIN".parse().unwrap(), Vec::new())];
+    let error = bundle::keep(&small, &to, &twice, 2, NOW, &quiet).unwrap_err();
+    assert!(matches!(error, KeepError::Taken(_)), "{error}");
     let error = bundle::keep(&model, &moved, &[], 2, NOW, &quiet).unwrap_err();
     assert!(matches!(error, KeepError::Exists(_)), "{error}");
-    assert_eq!(fs::read_dir(kept.dir.path()).unwrap().count(), 3, "nothing is left of what failed");
+    assert_eq!(fs::read_dir(kept.dir.path()).unwrap().count(), 4, "nothing is left of what failed");
 }
 
 #[test]

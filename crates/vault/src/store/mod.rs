@@ -412,11 +412,13 @@ impl Store {
         if there.as_ref().is_some_and(|there| disk::are_one(there, &kind) == Some(true)) {
             return Ok(0);
         }
+        let clean_up = |error| {
+            // The error that led here is the one to tell.
+            let _ = self.disk.remove(temporary);
+            error
+        };
         match self.disk.link(blob, temporary) {
-            Ok(()) => {
-                self.disk.rename(temporary, to)?;
-                return Ok(0);
-            }
+            Ok(()) => return self.disk.rename(temporary, to).map(|()| 0).map_err(clean_up),
             Err(error) if has_no_links(&error.error) => {}
             Err(error) => return Err(error),
         }
@@ -433,11 +435,7 @@ impl Store {
             self.disk.seal(temporary)?;
             self.disk.rename(temporary, to)
         });
-        if copied.is_err() {
-            // The error that led here is the one to tell.
-            let _ = self.disk.remove(temporary);
-        }
-        copied.map(|()| kind.len())
+        copied.map(|()| kind.len()).map_err(clean_up)
     }
 }
 

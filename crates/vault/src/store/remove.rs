@@ -3,11 +3,12 @@
 use super::{NEXT, OUTLIVING, Store, StoreError, folders};
 use crate::digest::Hex;
 use crate::disk::{self, DiskError, TEMPORARY};
-use crate::events;
+use crate::events::{self, EventsError};
 use crate::manifest::{Manifest, ModelName};
 use crate::model::{self, EVENTS, MANIFEST, Model, RECORDS};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,14 +32,22 @@ impl Store {
     /// see [`Store::forget`]. Files in its folder that are not its own stay, too. `now` is in milliseconds since 1970.
     ///
     /// # Errors
-    /// When the store can't be changed.
+    /// When the store can't be changed, or has no such model.
     pub fn remove(&self, model: &Model, now: i64) -> Result<(), StoreError> {
+        let dir = self.model_dir(&model.manifest.name, &model.manifest.revision)?;
         let _lock = self.change()?;
+        // As it is now: another process may have changed it.
+        let model = self.open_model(&dir)?.ok_or_else(|| self.unknown(&model.full_name()))?;
         let records = model.dir.join(RECORDS);
         if let Some(begun) = model::read_manifest(&records.join(NEXT))? {
             self.discard_files(&model.dir, &begun)?;
         }
-        events::append_on(&self.disk, &records.join(EVENTS), now, "removed", json!({ "root": model.manifest.root() }))?;
+        let payload = json!({ "root": model.manifest.root() });
+        match events::append_on(&self.disk, &records.join(EVENTS), now, "removed", payload) {
+            // Whoever removes a model may do it because the disk is full.
+            Err(EventsError::Disk(DiskError { error, .. })) if error.kind() == io::ErrorKind::StorageFull => {}
+            told => told?,
+        }
         // From here on it is not there, and whatever is left is what `gc` takes away.
         self.disk.rename(&records.join(MANIFEST), &records.join(NEXT))?;
         self.disk.sync_dir(&records)?;
@@ -52,8 +61,7 @@ impl Store {
     pub fn forget(&self, name: &ModelName, revision: &str, now: i64) -> Result<(), StoreError> {
         let dir = self.model_dir(name, revision)?;
         if !dir.join(RECORDS).is_dir() {
-            let known = self.list()?.models.iter().map(Model::full_name).collect();
-            return Err(StoreError::Unknown { wanted: format!("{name}@{revision}"), known });
+            return Err(self.unknown(&format!("{name}@{revision}")));
         }
         if let Some(model) = self.open_model(&dir)? {
             self.remove(&model, now)?;
@@ -64,6 +72,11 @@ impl Store {
         }
         self.disk.remove_all(&dir.join(RECORDS))?;
         self.remove_empty_up(&dir)
+    }
+
+    fn unknown(&self, wanted: &str) -> StoreError {
+        let known = self.list().map(|listing| listing.models.iter().map(Model::full_name).collect());
+        StoreError::Unknown { wanted: wanted.to_owned(), known: known.unwrap_or_default() }
     }
 
     /// Takes the files of the manifest of a change that is given up out of a folder, with the manifest, and with the
