@@ -1,5 +1,7 @@
 //! Folders that are to be published, and what their licences ask for.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 use puna_vault::licence::{Licence, Occasion};
 use puna_vault::obligations::{Applied, CheckError, Publication, Report, apply, check};
 use puna_vault::record::{Channel, Folder, Found, Model, Record, Role, State};
