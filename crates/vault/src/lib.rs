@@ -1,7 +1,7 @@
-//! Models that are yours: obtained from where they are published, checked, and kept, with their terms in plain words.
+//! Models that are yours: taken in, checked, and kept, with their terms in plain words.
 //!
-//! This is the only crate that opens connections to other machines. Whatever comes from there (names, sizes, hashes,
-//! headers, bytes) is a stranger's, and is checked before anything is made of it.
+//! Whatever is read here (names, sizes, hashes, manifests, records) may be a stranger's, and is checked before anything is
+//! made of it.
 //!
 //! Modules import only from those in groups below theirs.
 
