@@ -3,6 +3,7 @@
 use crate::builtin;
 use crate::prompt::{ChatArgs, ChatFormat};
 use crate::show;
+use crate::vault;
 use anyhow::{Context, Result, bail};
 use puna_text::chat::{Conversation, Message, Segment};
 use serde::Deserialize;
@@ -20,7 +21,9 @@ Examples:
   puna chat-format ./Llama-3.1-8B-Instruct --messages chat.json
   puna chat-format ./model.gguf --messages chat.json --chat-format meta --json")]
 pub struct Args {
-    /// A directory as published by Hugging Face or Meta, a .gguf file, or `cria`: a small model in the program itself
+    /// A directory as published by Hugging Face or Meta, a .gguf file, a model of `puna list`, or `cria`: a small one in the
+    /// program itself
+    #[arg(value_parser = vault::model_parser())]
     model: PathBuf,
     /// The conversation
     #[arg(long, value_name = "FILE.json")]

@@ -4,6 +4,7 @@ use crate::builtin;
 use crate::machine::available_memory;
 use crate::model::MAX_BATCH;
 use crate::show;
+use crate::vault;
 use anyhow::{Result, bail};
 use puna_checkpoint::{Checkpoint, Config, Layout, RopePairing, RopeScaling, TokenizerSource};
 use puna_format::Format;
@@ -24,7 +25,9 @@ Examples:
   puna inspect ./model.gguf --tensors
   puna inspect ./model.gguf --context 32768 --json")]
 pub struct Args {
-    /// A directory as published by Hugging Face or Meta, a .gguf file, or `cria`: a small model in the program itself
+    /// A directory as published by Hugging Face or Meta, a .gguf file, a model of `puna list`, or `cria`: a small one in the
+    /// program itself
+    #[arg(value_parser = vault::model_parser())]
     model: PathBuf,
     /// Show the memory needed at this context; may be given several times [default: 4096, 32768 and the model's own]
     #[arg(long, value_name = "TOKENS")]

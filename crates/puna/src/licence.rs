@@ -1,104 +1,45 @@
 //! What the licence of a model asks of whoever passes on a model that was made from it.
 //!
-//! Known are Meta's community licences of Llama 3. Which one a base has is taken, in this order, from the licence files
-//! beside it, from what its files declare, and from the names in them; the command line overrules all of that. The
-//! texts of the licences are Meta's: they are copied where they lie beside the base, and never written here.
+//! Known are Meta's community licences of Llama 3, by the data of [`puna_vault::licence`]. Which one a base has is taken,
+//! in this order, from the licence files beside it, from what its files declare, and from the names in them; the command
+//! line overrules all of that. The texts of the licences are Meta's: they are copied where they lie beside the base, and
+//! never written here.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use puna_checkpoint::gguf::{Header, MetadataValue, Value};
 use puna_checkpoint::{Bytes, Checkpoint, Container, Layout};
+use puna_vault::licence::{self, Licence};
 use serde::Deserialize;
 use std::io::Read;
 use std::path::Path;
 
 /// A licence of Meta's, and what it asks for.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy)]
 struct Community {
-    /// As model cards and GGUF files declare it.
-    id: &'static str,
-    /// The version, as names of models have it.
-    version: &'static str,
-    /// As its text calls it.
-    name: &'static str,
-    /// What every copy says.
-    notice: &'static str,
-    /// What is shown to people.
-    built_with: &'static str,
-    /// How the names of derived models begin.
-    begins: &'static str,
-    /// Where its text is, in Meta's repository `llama-models`.
-    text: &'static str,
+    licence: &'static Licence,
+    /// What other licences do not ask for.
+    asks: &'static licence::Community,
 }
 
-static LICENCES: [Community; 4] = [
-    Community {
-        id: "llama3",
-        version: "3",
-        name: "Llama 3 Community License",
-        notice: "Meta Llama 3 is licensed under the Meta Llama 3 Community License, Copyright © Meta Platforms, Inc. \
-                 All Rights Reserved.",
-        built_with: "Built with Meta Llama 3",
-        begins: "Llama 3",
-        text: "models/llama3/LICENSE",
-    },
-    Community {
-        id: "llama3.1",
-        version: "3.1",
-        name: "Llama 3.1 Community License",
-        notice: "Llama 3.1 is licensed under the Llama 3.1 Community License, Copyright © Meta Platforms, Inc. \
-                 All Rights Reserved.",
-        built_with: "Built with Llama",
-        begins: "Llama",
-        text: "models/llama3_1/LICENSE",
-    },
-    Community {
-        id: "llama3.2",
-        version: "3.2",
-        name: "Llama 3.2 Community License",
-        notice: "Llama 3.2 is licensed under the Llama 3.2 Community License, Copyright © Meta Platforms, Inc. \
-                 All Rights Reserved.",
-        built_with: "Built with Llama",
-        begins: "Llama",
-        text: "models/llama3_2/LICENSE",
-    },
-    Community {
-        id: "llama3.3",
-        version: "3.3",
-        name: "Llama 3.3 Community License",
-        notice: "Llama 3.3 is licensed under the Llama 3.3 Community License, Copyright © Meta Platforms, Inc. \
-                 All Rights Reserved.",
-        built_with: "Built with Llama",
-        begins: "Llama",
-        text: "models/llama3_3/LICENSE",
-    },
-];
-
 impl Community {
-    fn of_id(id: &str) -> Option<&'static Community> {
-        LICENCES.iter().find(|licence| licence.id.eq_ignore_ascii_case(id.trim()))
+    fn of(licence: Option<&'static Licence>) -> Option<Community> {
+        let licence = licence?;
+        Some(Community { licence, asks: licence.community.as_ref()? })
+    }
+
+    fn of_id(id: &str) -> Option<Community> {
+        Community::of(Licence::of_id(id))
     }
 
     /// The one whose title a text has.
-    fn of_text(text: &str) -> Option<&'static Community> {
-        let text = text.to_lowercase();
-        LICENCES.iter().find(|licence| text.contains(&licence.name.to_lowercase()))
+    fn of_text(text: &[u8]) -> Option<Community> {
+        Community::of(Licence::of_document(text))
     }
 
     /// The one of the Llama that a name begins with or has in it: `Llama-3.1-8B`, `Meta-Llama-3-8B`, `llama3_2`.
-    fn of_name(name: &str) -> Option<&'static Community> {
-        let name = name.to_lowercase();
-        name.match_indices("llama").find_map(|(at, word)| {
-            let rest = name[at + word.len()..].trim_start_matches(['-', '_', ' ', '.']).strip_prefix('3')?;
-            let minor = rest.strip_prefix(['.', '_']).filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-            let (version, rest) = match minor {
-                Some(minor) => (format!("3.{}", &minor[..1]), &minor[1..]),
-                None => ("3".to_owned(), rest),
-            };
-            // `llama-3b` and `llama-30b` are sizes.
-            let ends = !rest.starts_with(|c: char| c.is_alphanumeric());
-            LICENCES.iter().find(|licence| ends && licence.version == version)
-        })
+    fn of_name(name: &str) -> Option<Community> {
+        Community::of(Licence::of_name(name))
     }
 }
 
@@ -117,7 +58,7 @@ pub struct LicenceArgs {
 #[derive(Clone, Copy)]
 enum Said {
     No,
-    Community(&'static Community),
+    Community(Community),
 }
 
 fn parse(text: &str) -> Result<Said, String> {
@@ -125,7 +66,8 @@ fn parse(text: &str) -> Result<Said, String> {
         Some(licence) => Ok(Said::Community(licence)),
         None if text == "none" => Ok(Said::No),
         None => {
-            let known: Vec<&str> = LICENCES.iter().map(|licence| licence.id).collect();
+            let known = licence::all().iter().filter(|licence| licence.community.is_some());
+            let known: Vec<&str> = known.map(|licence| licence.id.as_str()).collect();
             Err(format!("expected {} or none", known.join(", ")))
         }
     }
@@ -135,7 +77,7 @@ fn parse(text: &str) -> Result<Said, String> {
 pub struct Terms {
     /// The model's name.
     pub name: String,
-    licence: Option<&'static Community>,
+    licence: Option<Community>,
     /// Licence, notice and use policy of the base, by name.
     documents: Vec<(String, Vec<u8>)>,
     /// What the base is called.
@@ -165,13 +107,13 @@ impl LicenceArgs {
             None => file_name(out),
         };
         if let Some(licence) = licence
-            && !begins(&name, licence.begins)
+            && !licence::begins(&name, &licence.asks.begins)
         {
             bail!(
                 "--name: expected a name that begins with `{}`, found `{name}`: the {} of {} (by {why}) asks it of models \
                  made from it; --licence none if it has another licence",
-                licence.begins,
-                licence.name,
+                licence.asks.begins,
+                licence.licence.name,
                 base.display()
             );
         }
@@ -185,9 +127,9 @@ fn found(
     checkpoint: &Checkpoint,
     names: &[&str],
     documents: &[(String, Vec<u8>)],
-) -> Result<Option<(&'static Community, String)>> {
+) -> Result<Option<(Community, String)>> {
     for (name, text) in documents {
-        if let Some(licence) = Community::of_text(&String::from_utf8_lossy(text)) {
+        if let Some(licence) = Community::of_text(text) {
             return Ok(Some((licence, format!("the file {name} beside it"))));
         }
     }
@@ -210,13 +152,7 @@ fn file_name(path: &Path) -> String {
 /// What whoever uses a model is shown: words of credit, and the notice of its licence. None if no licence asks for it.
 pub fn shown(base: &Path, checkpoint: &Checkpoint) -> Result<Option<(&'static str, &'static str)>> {
     let found = found(base, checkpoint, &[], &documents(base)?)?;
-    Ok(found.map(|(licence, _)| (licence.built_with, licence.notice)))
-}
-
-/// Whether a name begins so, behind the name of an organisation; a hyphen is as good as a space.
-fn begins(name: &str, with: &str) -> bool {
-    let name = name.rsplit('/').next().unwrap_or(name);
-    name.replace(['-', '_'], " ").starts_with(with)
+    Ok(found.map(|(licence, _)| (licence.asks.built_with.as_str(), licence.asks.notice.as_str())))
 }
 
 impl Terms {
@@ -227,7 +163,7 @@ impl Terms {
 
     /// The licence, as model cards declare it.
     pub fn licence(&self) -> Option<&'static str> {
-        self.licence.map(|licence| licence.id)
+        self.licence.map(|licence| licence.licence.id.as_str())
     }
 
     /// Files to pass on with the model, by name: the base's documents, `NOTICE`, and a model card that says what the
@@ -238,8 +174,8 @@ impl Terms {
             let notice = files.iter_mut().find(|(name, _)| stem(name) == "NOTICE");
             let mut text =
                 notice.as_ref().map_or_else(String::new, |(_, text)| String::from_utf8_lossy(text).into_owned());
-            if !text.contains(licence.notice) {
-                text += &format!("{}\n", licence.notice);
+            if !text.contains(&licence.asks.notice) {
+                text += &format!("{}\n", licence.asks.notice);
             }
             if !self.has_text() {
                 text += &format!("\n{}\n", self.missing_text(licence));
@@ -257,9 +193,9 @@ impl Terms {
     pub fn metadata(&self) -> Vec<(String, MetadataValue)> {
         let mut pairs = vec![("general.name", self.name.clone())];
         if let Some(licence) = self.licence {
-            pairs.push(("general.license", licence.id.into()));
-            pairs.push(("general.license.name", licence.name.into()));
-            pairs.push(("general.description", format!("{}. {}", licence.built_with, licence.notice)));
+            pairs.push(("general.license", licence.licence.id.clone()));
+            pairs.push(("general.license.name", licence.licence.name.clone()));
+            pairs.push(("general.description", format!("{}. {}", licence.asks.built_with, licence.asks.notice)));
         }
         pairs.into_iter().map(|(key, text)| (key.to_owned(), MetadataValue::String(text))).collect()
     }
@@ -273,16 +209,17 @@ impl Terms {
     fn has_text(&self) -> bool {
         let is_text = |(name, text): &(String, Vec<u8>)| {
             ["LICENSE", "LICENCE"].contains(&stem(name).as_str())
-                && Community::of_text(&String::from_utf8_lossy(text)) == self.licence
+                && Community::of_text(text).map(|licence| &licence.licence.id)
+                    == self.licence.map(|licence| &licence.licence.id)
         };
         self.documents.iter().any(is_text)
     }
 
-    fn missing_text(&self, licence: &Community) -> String {
+    fn missing_text(&self, licence: Community) -> String {
         format!(
             "The text of the {} did not lie beside the base and must go along with every copy of this model. It is to \
-             be had from Meta: {} in the repository meta-llama/llama-models.",
-            licence.name, licence.text
+             be had from Meta: {}.",
+            licence.licence.name, licence.licence.text_at
         )
     }
 
@@ -291,15 +228,15 @@ impl Terms {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let mut card = String::from("---\n");
         if let Some(licence) = self.licence {
-            card += &format!("license: {}\n", licence.id);
+            card += &format!("license: {}\n", licence.licence.id);
         }
         card += &format!("base_model: {}\n---\n\n# {}\n\n", quoted(&self.base), self.name);
         if let Some(licence) = self.licence {
-            card += &format!("**{}**\n\n", licence.built_with);
+            card += &format!("**{}**\n\n", licence.asks.built_with);
         }
         card += &format!("{about}\n");
         if let Some(licence) = self.licence {
-            card += &format!("\n{}\n", licence.notice);
+            card += &format!("\n{}\n", licence.asks.notice);
         }
         card
     }
@@ -393,7 +330,9 @@ fn declared(base: &Path, checkpoint: &Checkpoint) -> Result<Declared> {
             declared.names.extend(config.name);
             let card = base.join("README.md");
             if card.is_file() {
-                declared.read_card(&String::from_utf8_lossy(&read_start(&card)?));
+                let card = licence::Declared::of_card(&String::from_utf8_lossy(&read_start(&card)?));
+                declared.ids.extend(card.ids);
+                declared.names.extend(card.bases);
             }
         }
         Layout::Meta => {}
@@ -401,63 +340,11 @@ fn declared(base: &Path, checkpoint: &Checkpoint) -> Result<Declared> {
     Ok(declared)
 }
 
-impl Declared {
-    /// Takes the licence and the base from the front matter of a model card.
-    fn read_card(&mut self, card: &str) {
-        let mut lines = card.lines();
-        if lines.next().map(str::trim) != Some("---") {
-            return;
-        }
-        for line in lines.take_while(|line| line.trim() != "---") {
-            let Some((key, value)) = line.split_once(':') else { continue };
-            let value = value.trim().trim_matches(['"', '\'']).to_owned();
-            match key.trim() {
-                "license" | "license_name" => self.ids.push(value),
-                "base_model" => self.names.push(value),
-                _ => {}
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn names_of_llamas() {
-        let id = |name: &str| Community::of_name(name).map(|licence| licence.id);
-        for name in ["Llama-3.1-8B-Instruct-Q8_0.gguf", "meta-llama/Meta-Llama-3.1-70B", "llama3_1", "Llama 3.1"] {
-            assert_eq!(id(name), Some("llama3.1"), "{name}");
-        }
-        assert_eq!(id("Meta-Llama-3-8B-Instruct"), Some("llama3"));
-        assert_eq!(id("Llama-3"), Some("llama3"));
-        assert_eq!(id("my-Llama-3.2-1B"), Some("llama3.2"));
-        assert_eq!(id("Llama-3.3-70B-Instruct"), Some("llama3.3"));
-        for name in ["open_llama_3b", "llama-30b", "CodeLlama-34b", "Llama-2-7b", "Llama-3.7-1B", "Llama-3.11", "bard"]
-        {
-            assert_eq!(id(name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn names_of_derived_models() {
-        assert!(begins("Llama-3.1-8B-Bard", "Llama") && begins("me/Llama-Bard", "Llama"));
-        assert!(begins("Llama-3-8B-Bard", "Llama 3") && !begins("Llama-Bard", "Llama 3"));
-        assert!(!begins("Bard-Llama", "Llama") && !begins("Llama/Bard", "Llama"));
-    }
-
-    #[test]
-    fn cards_declare() {
-        let mut declared = Declared::default();
-        declared.read_card("---\nlicense: llama3.1\nbase_model: \"a/b\"\ntags:\n- x\n---\nlicense: mit\n");
-        assert_eq!((declared.ids, declared.names), (vec!["llama3.1".to_owned()], vec!["a/b".to_owned()]));
-        let mut none = Declared::default();
-        none.read_card("# Title\nlicense: llama3.1\n");
-        assert!(none.ids.is_empty());
-    }
-
-    fn terms(licence: Option<&'static Community>, documents: &[(&str, &str)]) -> Terms {
+    fn terms(licence: Option<Community>, documents: &[(&str, &str)]) -> Terms {
         let documents = documents.iter().map(|(name, text)| ((*name).into(), text.as_bytes().to_vec())).collect();
         Terms { name: "Llama-x".into(), licence, documents, base: "base".into() }
     }

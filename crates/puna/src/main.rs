@@ -31,6 +31,7 @@ mod tokenize;
 mod tokenizer;
 mod tune;
 mod usage;
+mod vault;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -59,6 +60,17 @@ enum Verb {
     Tune(tune::Args),
     Key(key::Args),
     Usage(usage::Args),
+    Import(vault::import::Args),
+    List(vault::list::Args),
+    Show(vault::show::Args),
+    Verify(vault::verify::Args),
+    Diff(vault::diff::Args),
+    Keep(vault::keep::Args),
+    Rm(vault::rm::Args),
+    Gc(vault::gc::Args),
+    Terms(vault::terms::Args),
+    Publish(vault::publish::Args),
+    Openness(vault::openness::Args),
     #[command(name = sandbox::VERB, hide = true)]
     TemplateWorker,
     #[command(name = puna_interpreter::VERB, hide = true)]
@@ -84,6 +96,17 @@ fn main() -> ExitCode {
         Verb::Tune(args) => tune::run(args),
         Verb::Key(args) => key::run(args),
         Verb::Usage(args) => usage::run(args),
+        Verb::Import(args) => vault::import::run(args),
+        Verb::List(args) => vault::list::run(args),
+        Verb::Show(args) => vault::show::run(args),
+        Verb::Verify(args) => vault::verify::run(args),
+        Verb::Diff(args) => vault::diff::run(args),
+        Verb::Keep(args) => vault::keep::run(args),
+        Verb::Rm(args) => vault::rm::run(args),
+        Verb::Gc(args) => vault::gc::run(args),
+        Verb::Terms(args) => vault::terms::run(args),
+        Verb::Publish(args) => vault::publish::run(args),
+        Verb::Openness(args) => vault::openness::run(args),
         Verb::TemplateWorker => sandbox::work(),
         Verb::InterpreterWorker => puna_interpreter::worker().map_err(Into::into),
     };

@@ -4,6 +4,7 @@ use crate::adapter::base::{Base, Given};
 use crate::builtin;
 use crate::machine::Machine;
 use crate::show;
+use crate::vault;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use puna_checkpoint::{Checkpoint, Config};
@@ -27,7 +28,9 @@ const HEADROOM: u64 = 2 << 30;
 /// Which model, and how to hold it.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// A directory as published by Hugging Face or Meta, a .gguf file, or `cria`: a small model in the program itself
+    /// A directory as published by Hugging Face or Meta, a .gguf file, a model of `puna list`, or `cria`: a small one in the
+    /// program itself
+    #[arg(value_parser = vault::model_parser())]
     pub model: PathBuf,
     /// Threads [default: as many as this process may run at once]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

@@ -8,6 +8,7 @@ use crate::model::{Loaded, ModelArgs};
 use crate::prefix_cache::PrefixCache;
 use crate::prompt::{ChatFormat, Choice};
 use crate::sampling;
+use crate::vault;
 use anyhow::{Context, Result, bail};
 use puna_checkpoint::Checkpoint;
 use puna_engine::{BatchLimits, Batcher, Engine, PromptLookup};
@@ -143,7 +144,8 @@ impl ServedArgs {
         let batch_limits = BatchLimits { max_running: self.parallel(), ..BatchLimits::default() };
         let service = Service::start(Batcher::new(engine, guesses, batch_limits), pulse, limits(n_cache));
         let path = &self.model.model;
-        let default_name = || path.canonicalize().ok()?.file_stem()?.to_str().map(str::to_owned);
+        let default_name =
+            || vault::name_of(path).or_else(|| Some(path.canonicalize().ok()?.file_stem()?.to_str()?.to_owned()));
         let name = match &self.name {
             Some(name) => name.clone(),
             None if builtin::is_meant(path) => builtin::NAME.to_owned(),

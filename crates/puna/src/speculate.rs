@@ -2,6 +2,7 @@
 
 use crate::machine::Machine;
 use crate::model::{ModelArgs, Wanted};
+use crate::vault;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use puna_checkpoint::{Checkpoint, Config};
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 #[command(next_help_heading = "Speculation")]
 pub struct SpeculationArgs {
     /// A smaller model of the same vocabulary, which guesses tokens ahead
-    #[arg(long, value_name = "MODEL", required_if_eq("speculate", "draft"))]
+    #[arg(long, value_name = "MODEL", required_if_eq("speculate", "draft"), value_parser = vault::model_parser())]
     draft: Option<PathBuf>,
     /// How tokens are guessed ahead; the answer is the same in every way
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]

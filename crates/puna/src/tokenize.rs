@@ -1,6 +1,7 @@
 //! `puna tokenize`: text to token ids.
 
 use crate::builtin;
+use crate::vault;
 use anyhow::{Context, Result};
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ Examples:
   puna tokenize ./tokenizer.model --json < letter.txt")]
 pub struct Args {
     /// A model, or a tokenizer's own file (tokenizer.json, tokenizer.model)
+    #[arg(value_parser = vault::model_parser())]
     model: PathBuf,
     /// The text [default: standard input]
     text: Option<String>,

@@ -64,6 +64,17 @@ fn commands_in_help_run() {
         "tune",
         "key",
         "usage",
+        "import",
+        "list",
+        "show",
+        "verify",
+        "diff",
+        "keep",
+        "rm",
+        "gc",
+        "terms",
+        "publish",
+        "openness",
     ];
     let below = [
         "bench serve",
@@ -78,6 +89,10 @@ fn commands_in_help_run() {
         "key new",
         "key list",
         "key revoke",
+        "terms show",
+        "terms accept",
+        "terms diff",
+        "terms export",
     ];
     let help = |verb: &str| text(&Command::new(PUNA).arg("help").args(verb.split_whitespace()).output().unwrap());
     let listed = help("");
@@ -99,7 +114,7 @@ fn commands_in_help_run() {
         verbs.lines().take_while(|line| line.starts_with("  ")).count()
     };
     assert_eq!(n_listed(&listed), verbs.len() + 1, "the verbs and help itself: {listed}");
-    for verb in ["bench", "adapter", "tune", "key"] {
+    for verb in ["bench", "adapter", "tune", "key", "terms"] {
         let n_below = below.iter().filter(|name| name.starts_with(verb)).count();
         assert_eq!(n_listed(&help(verb)), n_below + 1, "the same below {verb}");
     }
@@ -224,12 +239,16 @@ fn prepare(dir: &Path) {
         ("Q8_0", "Llama-3.1-8B-Instruct-Q8_0.gguf"),
         ("BF16", "Llama-3.1-8B"),
         ("BF16", "Llama-3.1-8B-Instruct"),
+        ("BF16", "Llama-3.1-8B-Bard"),
         ("BF16", "Llama-3.2-1B-Instruct"),
         ("BF16", "model"),
     ] {
         let output = sh(dir, &format!("puna synth shape.json --format {format} -o {output}"));
         assert!(output.status.success(), "{}", text(&output));
     }
+    // Only its title is anything like the licence's.
+    let licence = format!("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\n\n{}", "You may do what you like. ".repeat(40));
+    fs::write(dir.join("Llama-3.1-8B-Instruct/LICENSE"), licence).unwrap();
     adapters(dir);
     // For servers that want one to be there.
     let output = sh(dir, "puna key new --name everyday");

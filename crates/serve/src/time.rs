@@ -57,11 +57,7 @@ impl Time {
     /// As other programs' APIs want it: `2026-11-23T07:05:09.123Z`.
     #[must_use]
     pub fn rfc3339(self) -> String {
-        let millis = self.0.rem_euclid(MILLIS_A_DAY);
-        let (seconds, millis) = (millis / 1000, millis % 1000);
-        let day = Date::from_days(self.0.div_euclid(MILLIS_A_DAY));
-        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        format!("{}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z", day.format("%F"))
+        Date::timestamp(self.0)
     }
 }
 

@@ -28,6 +28,7 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 const WEEKDAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+const MILLIS_A_DAY: i64 = 86_400_000;
 /// Days before the month, in a year that is not a leap year.
 const DAYS_BEFORE: [u16; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
 
@@ -37,6 +38,16 @@ impl Date {
     pub fn today() -> Date {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Date::from_days(i64::try_from(seconds / 86_400).unwrap_or(0))
+    }
+
+    /// A point in time, in milliseconds after 1 January 1970 UTC, as RFC 3339 has it: `2026-11-23T07:05:09.123Z`.
+    #[must_use]
+    pub fn timestamp(millis: i64) -> String {
+        let day = Date::from_days(millis.div_euclid(MILLIS_A_DAY));
+        let millis = millis.rem_euclid(MILLIS_A_DAY);
+        let (seconds, millis) = (millis / 1000, millis % 1000);
+        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        format!("{}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z", day.format("%F"))
     }
 
     /// The day so many days after 1 January 1970; days out of reach of the calendar's years give the nearest one in it.

@@ -3,6 +3,7 @@
 use super::base::Base;
 use crate::builtin;
 use crate::show;
+use crate::vault;
 use anyhow::Result;
 use puna_checkpoint::Container;
 use puna_checkpoint::adapter;
@@ -20,7 +21,7 @@ pub struct Args {
     /// A directory of PEFT's, or a .gguf file of llama.cpp's
     adapter: PathBuf,
     /// The model that the adapter belongs to, in any form
-    #[arg(short, long, value_name = "MODEL")]
+    #[arg(short, long, value_name = "MODEL", value_parser = vault::model_parser())]
     model: PathBuf,
     /// The file to write, if it ends in .gguf; else a new directory of PEFT's
     #[arg(short, long, value_name = "OUT")]

@@ -3,6 +3,7 @@
 use super::base::Base;
 use crate::builtin;
 use crate::show::{self, one_line};
+use crate::vault;
 use anyhow::Result;
 use puna_checkpoint::Name;
 use puna_checkpoint::adapter::{self, Form, Likeness, Listing, Stored};
@@ -22,7 +23,7 @@ pub struct Args {
     /// A directory of PEFT's, or a .gguf file of llama.cpp's
     adapter: PathBuf,
     /// A model to hold the adapter against
-    #[arg(short, long, value_name = "MODEL")]
+    #[arg(short, long, value_name = "MODEL", value_parser = vault::model_parser())]
     model: Option<PathBuf>,
     /// List every matrix
     #[arg(long)]

@@ -4,6 +4,7 @@ use super::base::{Base, Given};
 use crate::builtin;
 use crate::licence::LicenceArgs;
 use crate::show;
+use crate::vault;
 use anyhow::Result;
 use puna_checkpoint::adapter::Adapter;
 use puna_checkpoint::export::{self, Deviation, Options, Rounded};
@@ -28,7 +29,7 @@ pub struct Args {
     #[arg(required = true, value_name = "ADAPTER[=WEIGHT]")]
     adapters: Vec<Given>,
     /// The model that the adapters belong to
-    #[arg(short, long, value_name = "MODEL")]
+    #[arg(short, long, value_name = "MODEL", value_parser = vault::model_parser())]
     model: PathBuf,
     /// The file to write, if it ends in .gguf; else a new directory, which a GGUF model can't become
     #[arg(short, long, value_name = "OUT")]

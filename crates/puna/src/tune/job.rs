@@ -5,6 +5,7 @@ use crate::builtin;
 use crate::machine::Machine;
 use crate::prompt::Choice;
 use crate::show;
+use crate::vault;
 use anyhow::{Context, Result, bail};
 use puna_checkpoint::Checkpoint;
 use puna_checkpoint::synth::{self, Shape};
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 pub struct JobArgs {
     /// The model to be tuned: a directory as published by Hugging Face or Meta, or a .gguf file, in any format
-    #[arg(short, long, required_unless_present = "init")]
+    #[arg(short, long, required_unless_present = "init", value_parser = vault::model_parser())]
     model: Option<PathBuf>,
     /// Instead of a model: the sizes of one that is trained from nothing, a JSON file
     #[arg(long, value_name = "SIZES", requires = "tokenizer", conflicts_with = "model")]

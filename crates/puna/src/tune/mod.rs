@@ -11,6 +11,7 @@ mod memory;
 
 use crate::builtin;
 use crate::prompt::{self as chat, ChatArgs, ChatFormat};
+use crate::vault;
 use anyhow::{Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Subcommand, ValueEnum};
@@ -61,7 +62,7 @@ struct DataArgs {
     /// valid and test
     data: PathBuf,
     /// The model to be tuned: a directory as published by Hugging Face or Meta, or a .gguf file
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = vault::model_parser())]
     model: PathBuf,
     /// What rows mean [default: told by their keys]
     #[arg(long, value_parser = formats())]

@@ -1,0 +1,196 @@
+//! Models that are kept: taken in, found by name, checked, repaired, carried away, removed; their terms, and how open they are.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+mod model;
+
+use model::{Files, Run, binary, run, text};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// `puna` with a home of its own.
+fn puna(files: &Files, args: &[&str]) -> Run {
+    run(binary().args(args).env("PUNA_HOME", files.path("home")).current_dir(files.path("")), b"")
+}
+
+/// Changes one bit of a file that is not to be changed.
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).unwrap();
+}
+
+/// Where `puna list` says that a model lies.
+fn dir(listed: &Value, name: &str) -> PathBuf {
+    let model = listed["models"].as_array().unwrap().iter().find(|model| model["name"] == name);
+    model.unwrap_or_else(|| panic!("{name}: {listed}"))["dir"].as_str().unwrap().into()
+}
+
+#[test]
+fn a_model_is_kept_under_a_name() {
+    let files = Files::new();
+    let hf = files.model("Llama-bard", "BF16");
+    let empty = puna(&files, &["list"]).succeeded();
+    assert!(empty.stdout.is_empty() && empty.stderr.contains("no models are kept yet"), "{empty}");
+    puna(&files, &["verify", "bard"]).refused(&["there is no model \"bard\" here", "none at all yet"]);
+
+    let imported = puna(&files, &["import", text(&hf), "--name", "me/bard", "--json"]).json();
+    assert_eq!(imported["name"], "me/bard");
+    let gguf = files.model("second.gguf", "Q8_0");
+    puna(&files, &["import", text(&gguf)]).succeeded();
+    let listed = puna(&files, &["list", "--json"]).json();
+    assert_eq!((listed["models"].as_array().unwrap().len(), &listed["broken"]), (2, &json!([])));
+    let table = puna(&files, &["list"]).succeeded().stdout;
+    assert!(table.contains("me/bard") && table.contains("local/second"), "{table}");
+
+    // Every verb that takes a model takes its name; what lies in the working folder goes first.
+    for name in ["bard", "me/bard", "second"] {
+        puna(&files, &["inspect", name]).succeeded();
+    }
+    let ids = files.write("ids.json", "[1, 2, 3]");
+    let run =
+        |model: &str| puna(&files, &["run", model, "--ids-file", text(&ids), "--max-tokens", "4", "--json"]).json();
+    assert_eq!(run("me/bard")["ids"], run(text(&hf))["ids"]);
+    puna(&files, &["inspect", "nobody"]).refused(&["nobody"]);
+
+    let shown = puna(&files, &["show", "bard", "--json"]).json();
+    assert_eq!(shown["events"][0]["kind"], "kept");
+    assert_eq!(shown["source"], format!("import of {}", hf.display()));
+    let people = puna(&files, &["show", "bard"]).succeeded().stdout;
+    assert!(people.contains("model.safetensors") && people.contains("config.json"), "{people}");
+
+    let same = puna(&files, &["diff", "bard", text(&hf), "--json"]).json();
+    assert_eq!((&same["same"], &same["different"]), (&json!(true), &json!([])));
+    puna(&files, &["diff", "bard", "second"]).refused(&["differ"]);
+
+    // What is removed is gone, and the room of the other is not touched.
+    let removed = puna(&files, &["rm", "bard"]).succeeded().stdout;
+    assert!(removed.contains("removed") && removed.contains("free now"), "{removed}");
+    assert_eq!(puna(&files, &["list", "--json"]).json()["models"].as_array().unwrap().len(), 1);
+    puna(&files, &["verify", "second", "--deep"]).succeeded();
+    puna(&files, &["rm", "bard"]).refused(&["there is no model \"bard\" here", "local/second"]);
+    let left = puna(&files, &["gc", "--dry-run", "--json"]).json();
+    assert_eq!((&left["bytes"], &left["blobs"]), (&json!(0), &json!([])));
+}
+
+#[test]
+fn damage_is_found_and_repaired() {
+    let files = Files::new();
+    let hf = files.model("Llama-bard", "F32");
+    puna(&files, &["import", text(&hf), "--name", "bard"]).succeeded();
+    let whole = puna(&files, &["verify", "bard", "--deep", "--json"]).json();
+    assert_eq!((&whole["whole"], &whole["faults"]), (&json!(true), &json!([])));
+    let kept = dir(&puna(&files, &["list", "--json"]).json(), "local/bard").join("model.safetensors");
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o444);
+
+    let at = fs::metadata(&kept).unwrap().len() as usize - 5;
+    flip(&kept, at);
+    // Without reading, nothing is seen of it.
+    puna(&files, &["verify", "bard"]).succeeded();
+    let found = puna(&files, &["verify", "bard", "--deep", "--json"]);
+    assert_eq!(found.code, Some(2), "{found}");
+    let json: Value = serde_json::from_str(found.stdout.trim()).unwrap();
+    let fault = json["faults"].as_array().unwrap().iter().find(|fault| fault["damage"] == true).unwrap();
+    let range = &fault["ranges"][0];
+    assert!(range[0].as_u64().unwrap() <= at as u64 && (at as u64) < range[1].as_u64().unwrap(), "{json}");
+    assert!(fault["tensors"].as_array().is_some_and(|tensors| !tensors.is_empty()), "{json}");
+    puna(&files, &["keep", "bard", "--to", "bundle"]).refused(&["not what its manifest says"]);
+    assert!(!files.path("bundle").exists());
+
+    // No copy: nothing changes. Another copy, damaged elsewhere, has what is missing.
+    puna(&files, &["verify", "bard", "--deep", "--repair"]).refused(&["not what they were"]);
+    let repaired = puna(&files, &["verify", "bard", "--deep", "--repair-from", text(&hf), "--json"]).json();
+    assert_eq!(repaired["repaired"], json!(["model.safetensors"]));
+    puna(&files, &["verify", "bard", "--deep"]).succeeded();
+    let shown = puna(&files, &["show", "bard", "--json"]).json();
+    assert!(shown["events"].as_array().unwrap().len() >= 2, "{shown}");
+
+    puna(&files, &["keep", "bard", "--to", "bundle"]).succeeded();
+    puna(&files, &["keep", "bard", "--to", "bundle"]).refused(&["exists already"]);
+    // A machine that has nothing but the folder.
+    let other = Files::new();
+    let bundle = files.path("bundle");
+    puna(&other, &["verify", text(&bundle), "--deep"]).succeeded();
+    puna(&other, &["inspect", text(&bundle)]).succeeded();
+    let sums = Command::new("sha256sum").args(["-c", "--quiet", "SHA256SUMS"]).current_dir(&bundle).output();
+    assert!(sums.is_ok_and(|sums| sums.status.success()), "as other programs see it");
+    flip(&bundle.join("config.json"), 3);
+    puna(&other, &["verify", text(&bundle), "--deep"]).refused(&["not what they were"]);
+}
+
+/// Only its title is anything like the licence's.
+fn licence() -> String {
+    format!("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\n\n{}", "You may do what you like.\n".repeat(40))
+}
+
+#[test]
+fn terms_are_read_accepted_and_carried_on() {
+    let files = Files::new();
+    let base = files.model("Llama-3.1-8B", "BF16");
+    fs::write(base.join("LICENSE"), licence()).unwrap();
+    puna(&files, &["import", text(&base), "--name", "meta-llama/Llama-3.1-8B"]).succeeded();
+    let shown = puna(&files, &["terms", "show", "meta-llama/Llama-3.1-8B", "--text"]).succeeded().stdout;
+    assert!(shown.contains("Llama 3.1 Community License") && shown.contains("not accepted"), "{shown}");
+    assert!(shown.contains("You may do what you like.") && shown.contains("L31-NOTICE"), "{shown}");
+    // Nobody is there to be asked.
+    puna(&files, &["terms", "accept", "meta-llama/Llama-3.1-8B"]).refused(&["--accept-license"]);
+    puna(&files, &["terms", "accept", "meta-llama/Llama-3.1-8B", "--accept-license"]).succeeded();
+    let record = puna(&files, &["terms", "show", "meta-llama/Llama-3.1-8B", "--json"]).json();
+    assert_eq!(record["acceptances"][0]["terms"], json!([record["terms"][0]["sha256_raw"]]));
+
+    let other = files.write("other.txt", licence().replace("like.\nYou", "want.\nYou"));
+    let diff = puna(&files, &["terms", "diff", "meta-llama/Llama-3.1-8B", "--with", text(&other)]).succeeded().stdout;
+    assert!(diff.contains("[-like.-]") && diff.contains("{+want.+}"), "{diff}");
+    puna(&files, &["terms", "export", "meta-llama/Llama-3.1-8B", "--to", "terms"]).succeeded();
+    let hash = record["terms"][0]["sha256_raw"].as_str().unwrap();
+    assert_eq!(fs::read_to_string(files.path("terms").join("terms").join(hash)).unwrap(), licence());
+
+    // What was accepted outlives the model.
+    let dir = dir(&puna(&files, &["list", "--json"]).json(), "meta-llama/Llama-3.1-8B");
+    puna(&files, &["rm", "meta-llama/Llama-3.1-8B"]).succeeded();
+    assert!(dir.join(".puna/licence.json").is_file() && !dir.join("config.json").exists());
+}
+
+#[test]
+fn what_is_passed_on_is_checked() {
+    let files = Files::new();
+    let base = files.model("Llama-3.1-8B", "BF16");
+    fs::write(base.join("LICENSE"), licence()).unwrap();
+    let derived = files.model("bard", "BF16");
+    fs::write(derived.join("README.md"), "---\nbase_model: meta-llama/Llama-3.1-8B\n---\n\n# Bard\n").unwrap();
+    let check = ["publish", "--check", text(&derived), "--base", text(&base)];
+    let refused = puna(&files, &check).refused(&["not to be passed on like this"]);
+    assert!(refused.stdout.contains("L31-NAME") && refused.stdout.contains("L31-NOTICE"), "{refused}");
+    // A program writes files; a name is for people to find.
+    puna(&files, &[&check[..], &["--fix"]].concat()).refused(&["not to be passed on like this"]);
+    let fixed = puna(&files, &[&check[..], &["--name", "Llama-Bard", "--json"]].concat()).json();
+    assert_eq!(fixed["refused"], false);
+    let notice = fs::read_to_string(derived.join("NOTICE")).unwrap();
+    assert!(notice.contains("Copyright © Meta Platforms, Inc. All Rights Reserved."), "{notice}");
+    assert_eq!(fs::read_to_string(derived.join("LICENSE")).unwrap(), licence());
+    assert!(fs::read_to_string(derived.join("README.md")).unwrap().contains("Built with Llama"));
+}
+
+#[test]
+fn open_is_what_the_rules_say() {
+    let files = Files::new();
+    let called =
+        |model: &str| puna(&files, &["openness", model, "--json"]).json()["called"].as_str().unwrap().to_owned();
+    assert!(called("cria").contains("open source"), "{}", called("cria"));
+    let llama = called("meta-llama/Llama-3.1-405B");
+    assert!(llama.contains("open weights") && !llama.contains("source"), "{llama}");
+    puna(&files, &["openness", "nobody/nothing"]).refused(&["nothing is known"]);
+    let shown = puna(&files, &["openness", "meta-llama/Llama-3.1-8B-Instruct"]).succeeded().stdout;
+    assert!(shown.contains("What frameworks make of it"), "{shown}");
+    puna(&files, &["openness", "cria", "--html", "c.html", "--spdx", "c.spdx.json", "--cyclonedx", "c.cdx.json"])
+        .succeeded();
+    let json = |name: &str| serde_json::from_slice::<Value>(&fs::read(files.path(name)).unwrap()).unwrap();
+    assert_eq!(json("c.cdx.json")["bomFormat"], "CycloneDX");
+    assert!(json("c.spdx.json")["@graph"].is_array());
+    assert!(fs::read_to_string(files.path("c.html")).unwrap().starts_with("<!"));
+}
