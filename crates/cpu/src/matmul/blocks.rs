@@ -244,30 +244,52 @@ unsafe fn many<S: Simd, B: Blocks, const V: usize, const C: usize>(
             let n = weights.len() / block_bytes::<B>() * B::PER_BLOCK;
             // SAFETY: there is room for a stretch.
             unsafe { unpack::<S, B>(s, weights, codes, factors) };
-            let share = block_bytes::<B>() / B::PER_BLOCK;
+            let next = weights.as_ptr().wrapping_add(weights.len());
             for (panel, all) in sums.chunks_exact_mut(C).enumerate() {
-                let mut sums = load::<S, V, C>(s, all, 0);
                 // SAFETY: the panel has all groups; these are unpacked.
                 unsafe {
-                    let mut x = Group::<C>::new(x.panel(panel)).add(stretch * STRETCH);
-                    let mut unpacked = Unpacked::<B>::new(codes, factors);
-                    for i in 0..n {
-                        // The next stretch comes while the first tokens meet this one: with few panels of tokens, memory
-                        // and arithmetic would take turns.
-                        if panel == 0 {
-                            let next = weights.as_ptr().wrapping_add(weights.len() + i * share);
-                            for line in (0..share).step_by(64) {
-                                s.prefetch(next.wrapping_add(line));
-                            }
-                        }
-                        accumulate::<S, B, _, V, C>(s, &mut sums, x, &unpacked);
-                        (x, unpacked) = (x.add(1), unpacked.next());
+                    let x = Group::<C>::new(x.panel(panel)).add(stretch * STRETCH);
+                    let unpacked = Unpacked::<B>::new(codes, factors);
+                    if panel == 0 {
+                        pass::<S, B, V, C, true>(s, n, x, unpacked, all, next);
+                    } else {
+                        pass::<S, B, V, C, false>(s, n, x, unpacked, all, next);
                     }
                 }
-                store(s, sums, all, 0);
             }
         }
     }
+}
+
+/// One panel of tokens meets `n` thirty-twos. With `FETCH`, what is at `next` comes to the cache meanwhile: with few panels of
+/// tokens, memory and arithmetic would take turns otherwise.
+///
+/// # Safety
+/// There are as many groups of tokens, and of weights; `sums` has one for each token.
+#[inline(always)]
+unsafe fn pass<S: Simd, B: Blocks, const V: usize, const C: usize, const FETCH: bool>(
+    s: S,
+    n: usize,
+    mut x: Group<C>,
+    mut unpacked: Unpacked<B>,
+    all: &mut [Lanes<f32>],
+    next: *const u8,
+) {
+    let share = block_bytes::<B>() / B::PER_BLOCK;
+    let mut sums = load::<S, V, C>(s, all, 0);
+    for i in 0..n {
+        if FETCH {
+            for line in (0..share).step_by(64) {
+                s.prefetch(next.wrapping_add(i * share + line));
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            accumulate::<S, B, _, V, C>(s, &mut sums, x, &unpacked);
+            (x, unpacked) = (x.add(1), unpacked.next());
+        }
+    }
+    store(s, sums, all, 0);
 }
 
 /// Unpacks whole blocks of a panel.
