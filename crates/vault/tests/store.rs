@@ -295,7 +295,8 @@ fn a_lost_tree_is_told_and_restored() {
     flip(&kept.at("more/2.safetensors"), 5, 5);
     let report = kept.verify(DEEP);
     let size = kept.file("more/2.safetensors").size;
-    assert_eq!(damage(&report)[0].1.ranges, [0..size]);
+    let range = 0..size;
+    assert_eq!(damage(&report)[0].1.ranges, std::slice::from_ref(&range));
     let error = kept.store.repair(&kept.model, kept.file("more/2.safetensors"), &[]).err().unwrap();
     assert!(error.to_string().contains("can only be fetched again as a whole"), "{error}");
     assert_eq!(kept.store.restore_trees(&kept.model).unwrap(), 2);
@@ -376,7 +377,7 @@ fn removed_models_leave_their_records_and_garbage_goes() {
     assert!(kept.store.gc(0, Duration::ZERO, true).unwrap().partial.is_empty());
     let told = garbage(true);
     assert!(download.exists());
-    assert_eq!(told.partial, [download.clone()]);
+    assert_eq!(told.partial, std::slice::from_ref(&download));
     // Small files of the same bytes are one blob.
     assert!(told.bytes > 3 * GROUP && told.trees.len() == 3 && told.blobs.len() >= 5);
     assert_eq!(garbage(false), told);
