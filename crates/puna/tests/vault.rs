@@ -61,7 +61,7 @@ fn a_model_is_kept_under_a_name() {
     }
     let ids = files.write("ids.json", "[1, 2, 3]");
     let run =
-        |model: &str| puna(&files, &["run", model, "--ids-file", text(&ids), "--max-tokens", "4", "--json"]).json();
+        |model: &str| puna(&files, &["run", model, "--ids-file", text(&ids), "--temperature", "0", "--json"]).json();
     assert_eq!(run("me/bard")["ids"], run(text(&hf))["ids"]);
     puna(&files, &["inspect", "nobody"]).refused(&["nobody"]);
 

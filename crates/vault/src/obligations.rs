@@ -549,7 +549,18 @@ fn recorded(publication: &Publication, licence: &Licence, role: Role) -> Result<
             return Ok(Some(bytes));
         }
     }
-    Ok(None)
+    // A base that nobody keeps a record of may have the text among its files.
+    let Some(base) = publication.base else { return Ok(None) };
+    let contents = Contents::read(base)?;
+    let text = match role {
+        Role::Agreement => contents.licences.into_iter().find(|text| {
+            text.bytes.len() >= MIN_AGREEMENT
+                && Licence::of_document(&text.bytes).is_some_and(|found| found.id == licence.id)
+        }),
+        Role::UsePolicy => contents.policies.into_iter().next(),
+        _ => None,
+    };
+    Ok(text.map(|text| text.bytes))
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ pub fn run(args: Args) -> Result<()> {
         is_derived: args.unchanged.then_some(false),
         base: args.base.as_deref(),
     };
-    let look = || check(&publication, Occasion::Export);
+    let look = || check(&publication, Occasion::Push);
     let mut report = look()?;
     let mut applied = Vec::new();
     if args.fix {
