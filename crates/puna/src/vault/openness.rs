@@ -44,9 +44,11 @@ pub fn run(args: Args) -> Result<()> {
     let created = Date::timestamp(now());
     let today = created.split('T').next().unwrap_or_default();
     let card = card(&args.model, today)?;
-    let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| match path {
-        None => Ok(()),
-        Some(path) => puna_checkpoint::write_file(path, text().as_bytes()),
+    let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| -> Result<()> {
+        if let Some(path) = path {
+            puna_checkpoint::write_file(path, text().as_bytes())?;
+        }
+        Ok(())
     };
     let pretty = |value: serde_json::Value| serde_json::to_string_pretty(&value).expect("a value is JSON") + "\n";
     write(&args.html, &|| card.to_html())?;
