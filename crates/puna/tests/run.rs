@@ -10,6 +10,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
 
 /// The object of `puna run --json`.
 #[track_caller]
@@ -151,9 +152,17 @@ fn a_draft_model_computes_on_the_same_threads() {
     let draft = files.model_of(&shape, "draft.gguf", "Q4_0");
     let args = ["run", text(&model), "Hello", "--draft", text(&draft), "--threads", "3", "--ignore-eos"];
     let (mut child, stdout) = answering(&args);
-    let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
-    let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
-    let workers: Vec<String> = names.filter(|name| name.starts_with("puna-cpu")).collect();
+    let workers = || -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+        let names = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok());
+        names.filter(|name| name.starts_with("puna-cpu")).collect()
+    };
+    // A thread has its name once it has run, and on a busy machine others do its work until then.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while workers().len() < 2 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let workers = workers();
     drop(stdout);
     assert_eq!(model::wait(&mut child, "puna run"), Some(0));
     assert_eq!(workers.len(), 2, "beside the main thread: {workers:?}");

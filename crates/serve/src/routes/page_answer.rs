@@ -119,7 +119,11 @@ pub async fn create(State(page): State<Arc<Page>>, parts: Parts, body: Bytes) ->
         .await?;
     let stopped = page.running.begin(owner(&parts), id.clone());
     let answer = Answer { page, parts, id, asked, parameters, start };
-    Ok(sse::stream(sse::EVENT_STREAM, |events| answer.write(response.into_body(), stopped, events)))
+    Ok(sse::stream(sse::EVENT_STREAM, |events| {
+        // A task of its own: a stream that nobody reads any more is dropped at once, and what was said is still to be kept.
+        let writing = tokio::spawn(answer.write(response.into_body(), stopped, events));
+        async { writing.await.unwrap_or(Err(Gone)) }
+    }))
 }
 
 /// The first words of a question.
