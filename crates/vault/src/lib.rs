@@ -5,6 +5,15 @@
 //!
 //! Modules import only from those in groups below theirs.
 
+pub mod source;
+
+pub mod hub;
+pub mod meta;
+
+pub mod download;
+
+pub mod catalogue;
+pub mod http;
 pub mod manifest;
 
 pub mod digest;
