@@ -332,7 +332,7 @@ pub enum DownloadError {
     },
     /// A record could not be written.
     #[error(transparent)]
-    Record(puna_checkpoint::Error),
+    Record(Box<puna_checkpoint::Error>),
 }
 
 impl DownloadError {
@@ -366,25 +366,19 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(
-        http: &Http,
-        staging: &Path,
-        locate: Arc<dyn Locate>,
-        options: &Options,
-        progress: Arc<dyn Progress>,
-    ) -> Arc<Shared> {
-        let n_connections = options.n_connections.clamp(1, 64);
+    fn new(of: &Downloader, staging: &Path) -> Arc<Shared> {
+        let n_connections = of.options.n_connections.clamp(1, 64);
         Arc::new(Shared {
-            http: http.clone(),
-            locate,
-            progress,
-            disk: Arc::clone(&options.disk),
+            http: of.http.clone(),
+            locate: Arc::clone(&of.locate),
+            progress: Arc::clone(&of.progress),
+            disk: Arc::clone(&of.options.disk),
             staging: staging.to_owned(),
             n_connections,
-            range_groups: (options.range / GROUP).max(1),
+            range_groups: (of.options.range / GROUP).max(1),
             connections: Arc::new(Semaphore::new(n_connections)),
             unclaimed: Arc::new(Semaphore::new(n_connections * UNCLAIMED)),
-            pace: Pace::new(options.bytes_per_second),
+            pace: Pace::new(of.options.bytes_per_second),
             received: Mutex::default(),
         })
     }
@@ -410,57 +404,108 @@ impl Shared {
     }
 }
 
-/// Downloads `items` into the folder `staging`; what is there already is not downloaded again. Gives them in their order.
-///
-/// # Errors
-/// At the first that goes wrong. What the others have is kept for another run, and so is what that one has, unless it is
-/// damaged.
-pub async fn download(
-    http: &Http,
-    staging: &Path,
-    items: &[Item],
-    locate: Arc<dyn Locate>,
-    options: &Options,
-    progress: Arc<dyn Progress>,
-) -> Result<Vec<Done>, DownloadError> {
-    check_paths(items.iter().map(|item| &item.path))?;
-    if let Some(item) = items.iter().find(|item| item.path.folded().split('/').next() == Some(FOLDER)) {
-        return Err(DownloadError::Reserved(item.path.clone()));
-    }
-    if let Some((item, size)) = items.iter().find_map(|item| Some((item, item.size.filter(|size| *size > MAX_FILE)?))) {
-        return Err(DownloadError::TooLarge { path: item.path.clone(), size });
-    }
-    let folder = part::folder(staging);
-    std::fs::create_dir_all(&folder).map_err(DownloadError::io(&folder))?;
-    let _lock = lock(&folder, &*progress).await?;
-    check_space(&*options.disk, staging, items)?;
-    for dir in items.iter().filter_map(|item| item.path.below(staging).parent().map(Path::to_owned)) {
-        std::fs::create_dir_all(&dir).map_err(DownloadError::io(&dir))?;
-    }
-    let shared = Shared::new(http, staging, locate, options, progress);
-    let mut all: Vec<Option<Done>> = items.iter().map(|_| None).collect();
-    let mut waiting = items.iter().cloned().enumerate();
-    let mut tasks = JoinSet::new();
-    loop {
-        while tasks.len() < options.n_files.max(1) {
-            let Some((idx, item)) = waiting.next() else { break };
-            let shared = Arc::clone(&shared);
-            tasks.spawn(async move { file::download(shared, item).await.map(|done| (idx, done)) });
+/// Downloads files from one place.
+#[derive(Clone)]
+pub struct Downloader {
+    /// The client.
+    pub http: Http,
+    /// Knows where the files are.
+    pub locate: Arc<dyn Locate>,
+    /// How to download.
+    pub options: Options,
+    /// Is told what happens.
+    pub progress: Arc<dyn Progress>,
+}
+
+impl Downloader {
+    /// Downloads `items` into the folder `staging`; what is there already is not downloaded again. Gives them in their order.
+    ///
+    /// # Errors
+    /// At the first that goes wrong. What the others have is kept for another run, and so is what that one has, unless it is
+    /// damaged.
+    pub async fn download(&self, staging: &Path, items: &[Item]) -> Result<Vec<Done>, DownloadError> {
+        check_paths(items.iter().map(|item| &item.path))?;
+        if let Some(item) = items.iter().find(|item| item.path.folded().split('/').next() == Some(FOLDER)) {
+            return Err(DownloadError::Reserved(item.path.clone()));
         }
-        match tasks.join_next().await {
-            None => break,
-            Some(Ok(Ok((idx, done)))) => all[idx] = Some(done),
-            Some(Ok(Err(error))) => {
-                tasks.shutdown().await;
-                return Err(error);
+        if let Some((item, size)) =
+            items.iter().find_map(|item| Some((item, item.size.filter(|size| *size > MAX_FILE)?)))
+        {
+            return Err(DownloadError::TooLarge { path: item.path.clone(), size });
+        }
+        let folder = part::folder(staging);
+        std::fs::create_dir_all(&folder).map_err(DownloadError::io(&folder))?;
+        let _lock = lock(&folder, &*self.progress).await?;
+        check_space(&*self.options.disk, staging, items)?;
+        for dir in items.iter().filter_map(|item| item.path.below(staging).parent().map(Path::to_owned)) {
+            std::fs::create_dir_all(&dir).map_err(DownloadError::io(&dir))?;
+        }
+        let shared = Shared::new(self, staging);
+        let mut all: Vec<Option<Done>> = items.iter().map(|_| None).collect();
+        let mut waiting = items.iter().cloned().enumerate();
+        let mut tasks = JoinSet::new();
+        loop {
+            while tasks.len() < self.options.n_files.max(1) {
+                let Some((idx, item)) = waiting.next() else { break };
+                let shared = Arc::clone(&shared);
+                tasks.spawn(async move { file::download(shared, item).await.map(|done| (idx, done)) });
             }
-            Some(Err(error)) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => std::future::pending().await,
-            },
+            match tasks.join_next().await {
+                None => break,
+                Some(Ok(Ok((idx, done)))) => all[idx] = Some(done),
+                Some(Ok(Err(error))) => {
+                    tasks.shutdown().await;
+                    return Err(error);
+                }
+                Some(Err(error)) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => std::future::pending().await,
+                },
+            }
         }
+        Ok(all.into_iter().flatten().collect())
     }
-    Ok(all.into_iter().flatten().collect())
+
+    /// Fetches some groups of a file again, from any copy of it, and gives each to `put` when it is what `tree` says.
+    ///
+    /// # Errors
+    /// When a group comes damaged each time, or can't be got, or `put` fails.
+    pub async fn repair(
+        &self,
+        path: &SafePath,
+        tree: &Arc<Tree>,
+        groups: &[u64],
+        mut put: impl FnMut(u64, &[u8]) -> io::Result<()> + Send,
+    ) -> Result<(), DownloadError> {
+        struct Checked<'a> {
+            tree: &'a Arc<Tree>,
+            group: Mutex<Vec<u8>>,
+        }
+
+        impl remote::Sink for Checked<'_> {
+            async fn put(&self, group_idx: u64, bytes: Vec<u8>) -> Result<remote::Put, DownloadError> {
+                if !self.tree.has(group_idx, &node(self.tree.len(), group_idx, &bytes)) {
+                    return Ok(remote::Put::Damaged(bytes));
+                }
+                *self.group.lock().expect("nothing panics with it") = bytes;
+                Ok(remote::Put::Kept(Vec::new()))
+            }
+        }
+
+        let shared = Shared::new(self, Path::new(""));
+        let remote = remote::Remote::locate(shared, path.clone(), Some(tree.len())).await?;
+        for group_idx in groups {
+            let checked = Checked { tree, group: Mutex::default() };
+            match remote.fetch(*group_idx..group_idx + 1, false, &checked).await {
+                Ok(()) => {}
+                Err(remote::Stop::Failed(error)) => return Err(error),
+                Err(remote::Stop::Restart(why)) => return Err(DownloadError::NoRanges { path: path.clone(), why }),
+            }
+            let bytes = checked.group.into_inner().expect("nothing panics with it");
+            put(*group_idx, &bytes).map_err(DownloadError::io(Path::new(path.as_str())))?;
+        }
+        Ok(())
+    }
 }
 
 /// Waits until no other program downloads into the folder. Where locks are not to be had, or are none, the owners of parts
@@ -496,50 +541,6 @@ fn check_space(disk: &dyn Disk, staging: &Path, items: &[Item]) -> Result<(), Do
         Some(free) if free < need => Err(DownloadError::Space { dir: staging.to_owned(), need, free }),
         _ => Ok(()),
     }
-}
-
-/// Fetches some groups of a file again, from any copy of it, and gives each to `put` when it is what `tree` says.
-///
-/// # Errors
-/// When a group comes damaged each time, or can't be got, or `put` fails.
-pub async fn repair(
-    http: &Http,
-    item: &Item,
-    tree: &Arc<Tree>,
-    groups: &[u64],
-    locate: Arc<dyn Locate>,
-    options: &Options,
-    progress: Arc<dyn Progress>,
-    mut put: impl FnMut(u64, &[u8]) -> io::Result<()> + Send,
-) -> Result<(), DownloadError> {
-    struct Checked<'a> {
-        tree: &'a Arc<Tree>,
-        group: Mutex<Vec<u8>>,
-    }
-
-    impl remote::Sink for Checked<'_> {
-        async fn put(&self, group_idx: u64, bytes: Vec<u8>) -> Result<remote::Put, DownloadError> {
-            if !self.tree.has(group_idx, &node(self.tree.len(), group_idx, &bytes)) {
-                return Ok(remote::Put::Damaged(bytes));
-            }
-            *self.group.lock().expect("nothing panics with it") = bytes;
-            Ok(remote::Put::Kept(Vec::new()))
-        }
-    }
-
-    let shared = Shared::new(http, Path::new(""), locate, options, progress);
-    let remote = remote::Remote::locate(shared, item.path.clone(), Some(tree.len())).await?;
-    for group_idx in groups {
-        let checked = Checked { tree, group: Mutex::default() };
-        match remote.fetch(*group_idx..group_idx + 1, false, &checked).await {
-            Ok(()) => {}
-            Err(remote::Stop::Failed(error)) => return Err(error),
-            Err(remote::Stop::Restart(why)) => return Err(DownloadError::NoRanges { path: item.path.clone(), why }),
-        }
-        let bytes = checked.group.into_inner().expect("nothing panics with it");
-        put(*group_idx, &bytes).map_err(DownloadError::io(Path::new(item.path.as_str())))?;
-    }
-    Ok(())
 }
 
 /// Asks an address for its first byte: how large the file is, and where it is in the end.

@@ -789,7 +789,7 @@ mod tests {
         assert_eq!(place(&[]), None);
         assert_eq!(place(&[("HOME", path("nobody"))]), None);
         let cache = ("XDG_CACHE_HOME", path("cache"));
-        assert_eq!(place(&[cache.clone()]), Some(path("cache/huggingface/token")));
+        assert_eq!(place(std::slice::from_ref(&cache)), Some(path("cache/huggingface/token")));
         assert_eq!(place(&[cache, ("HF_TOKEN", "hf_x".into())]), Some("HF_TOKEN".into()));
         let error = find(&[("HF_TOKEN_PATH", path("bad"))]).unwrap_err().to_string();
         assert!(error.starts_with(&path("bad")) && !error.contains("two words"), "{error}");

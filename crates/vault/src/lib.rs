@@ -14,6 +14,7 @@ pub mod download;
 
 pub mod catalogue;
 pub mod http;
+
 pub mod manifest;
 
 pub mod digest;

@@ -226,7 +226,7 @@ mod tests {
     fn what_is_none() {
         let error = |text: &str| parse(text).unwrap_err().to_string();
         assert!(error("llama3.1-8b").ends_with("found \"llama3.1-8b\"; did you mean llama-3.1-8b?"));
-        assert!(error("meta:Llama-3.1-8B-Instruct").ends_with("did you mean Llama3.1-8B-Instruct?"));
+        assert!(error("meta:Llama3.1-8B-Instrukt").ends_with("did you mean Llama3.1-8B-Instruct?"));
         assert!(error("qwen").ends_with("found \"qwen\""));
         assert_eq!(error("./nowhere"), "./nowhere: there is no such file or folder");
         for text in ["hf:", "hf:a", "hf:a/b@", "hf:a/b@../x", "hf:a/b/c", "hf:../b", "hf:a/b@x y", "hf:a/b@a%2fb"] {

@@ -158,7 +158,7 @@ mod tests {
             assert_eq!(Tree::from_bytes(len, tree.root(), &kept), Some(tree.clone()));
             let other = Hex([1; 32]);
             assert_eq!(Tree::from_bytes(len, other, &kept).is_none(), n_groups(len) > 1);
-            assert_eq!(Tree::from_bytes(len + GROUP, tree.root(), &kept), None);
+            assert_eq!(Tree::from_bytes(len + GROUP + 1, tree.root(), &kept), None);
             assert_eq!(Tree::from_bytes(len, tree.root(), &[kept, vec![0]].concat()), None);
         }
     }

@@ -246,7 +246,11 @@ impl File {
         whole: bool,
     ) -> Result<(Vec<ChainingValue>, Hasher), Stop> {
         let shared = &self.shared;
-        let queue = if whole { VecDeque::from([0..claims.len() as u64]) } else { ranges(&claims, shared.range_groups) };
+        let queue = if whole {
+            std::iter::once(0..claims.len() as u64).collect()
+        } else {
+            ranges(&claims, shared.range_groups)
+        };
         let n_workers = queue.len().min(shared.n_connections);
         let missing = claims.iter().filter(|node| node.is_none()).count();
         let busy = Arc::new(Semaphore::new(MAX_BUSY as usize));
@@ -310,7 +314,7 @@ impl File {
             modified: part.modified()?,
         };
         let json = serde_json::to_vec(&record).expect("texts and numbers");
-        write_file(&record_path(&shared, &item), &json).map_err(DownloadError::Record)?;
+        write_file(&record_path(&shared, &item), &json).map_err(|error| DownloadError::Record(Box::new(error)))?;
         part.finish(&path)?;
         let done = Done { path: item.path, size, sha256, tree };
         shared.progress.event(Event::Done { done: &done });

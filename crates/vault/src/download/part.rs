@@ -204,7 +204,7 @@ impl Part {
         }
         if let Some((claims, (journal_path, path))) = taken {
             let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
-            let io = |path: &Path| DownloadError::io(path);
+            let io = DownloadError::io;
             let mut journal = OpenOptions::new().append(true).open(&journal_path).map_err(io(&journal_path))?;
             // Behind the end of a torn line a new one would be a part of it.
             journal.write_all(b"\n").map_err(io(&journal_path))?;
@@ -218,7 +218,7 @@ impl Part {
 
     fn create(dir: &Path, subject: &Subject, disk: Arc<dyn Disk>, owner: Mine) -> Result<Part, DownloadError> {
         let (journal_path, path) = paths(dir, subject, &owner.0);
-        let io = |path: &Path| DownloadError::io(path);
+        let io = DownloadError::io;
         let mut journal =
             OpenOptions::new().append(true).create_new(true).open(&journal_path).map_err(io(&journal_path))?;
         journal.write_all(header(subject).as_bytes()).map_err(io(&journal_path))?;
@@ -527,7 +527,8 @@ mod tests {
         assert_eq!(me.to_string().parse(), Ok(me.clone()));
         assert_eq!(me.state(me), State::Runs);
         let state = |text: String| text.parse::<Owner>().unwrap().state(me);
-        assert_eq!(state(Mine::new().0.to_string()), State::Ended);
+        let ended = Mine::new().0.to_string();
+        assert_eq!(state(ended), State::Ended);
         assert_eq!(state(format!("{}-{}-00000000", me.boot, i32::MAX)), State::Ended);
         assert_eq!(state(format!("{}-1-00000000", me.boot)), State::Runs);
         assert_eq!(state("00000000-1-00000000".into()), State::Unknown);
