@@ -330,9 +330,6 @@ pub enum DownloadError {
         /// How it failed.
         source: io::Error,
     },
-    /// A record could not be written.
-    #[error(transparent)]
-    Record(Box<puna_checkpoint::Error>),
 }
 
 impl DownloadError {

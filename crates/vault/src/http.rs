@@ -679,6 +679,19 @@ mod tests {
     }
 
     #[test]
+    fn where_it_connects() {
+        let http = Http::new(Options { plain_hosts: vec!["mirror.test".to_owned()], ..Options::default() }).unwrap();
+        let check = |url: &str| http.check(&Url::parse(url).unwrap());
+        for url in ["https://hub.test/", "http://mirror.test:8080/", "http://[::1]/", "http://localhost/"] {
+            assert!(check(url).is_ok(), "{url}");
+        }
+        assert!(matches!(check("http://hub.test/?secret"), Err(HttpError::Plain { .. })));
+        assert!(matches!(check("http://a.mirror.test/"), Err(HttpError::Plain { .. })));
+        assert!(matches!(check("file:///etc/passwd"), Err(HttpError::Scheme(_))));
+        assert!(matches!(check("ftp://hub.test/"), Err(HttpError::Scheme(_))));
+    }
+
+    #[test]
     fn waits() {
         let patience =
             Patience { first: Duration::from_secs(1), most: Duration::from_secs(8), budget: Duration::from_secs(30) };

@@ -290,7 +290,8 @@ impl Hub {
     }
 
     fn get<'a>(&'a self, url: &'a Url) -> Request<'a> {
-        Request { credential: self.credential.as_ref(), ..Request::get(url) }
+        // What another host says of a repository is not the hub's word.
+        Request { credential: self.credential.as_ref(), hops: Hops::SameOrigin, ..Request::get(url) }
     }
 
     /// What a repository has. `revision` is a branch, tag or commit; `main` if there is none.
@@ -359,7 +360,7 @@ impl Hub {
     /// When it is not there, or not what was listed, or not for whoever asks.
     pub async fn locate(&self, id: &ModelName, commit: &str, file: &Entry) -> Result<Location, HubError> {
         let url = self.address(&[&id.owner, &id.name, "resolve", commit], Some(&file.path));
-        let request = Request { head: true, hops: Hops::SameOrigin, ..self.get(&url) };
+        let request = Request { head: true, ..self.get(&url) };
         let answer = self.http.ask(&request).await?;
         let what = format!("{id}/{}", file.path);
         let location = match answer.status() {
@@ -409,7 +410,8 @@ impl Hub {
         if file.size > limit {
             return Err(HttpError::TooLong { url: shown(&url), limit }.into());
         }
-        let mut answer = self.expect(&what, id, self.http.ask(&self.get(&url)).await?).await?;
+        let request = Request { hops: Hops::All, ..self.get(&url) };
+        let mut answer = self.expect(&what, id, self.http.ask(&request).await?).await?;
         let bytes = answer.body(limit).await?;
         let mut hasher = Hasher::new(file.size, Some(file.published));
         hasher.update(&bytes);

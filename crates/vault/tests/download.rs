@@ -1,5 +1,7 @@
 //! Downloads from servers, disks and neighbours that fail: each ends with the right file, or says exactly what is wrong.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 mod fake;
 
 use fake::{AtServer, Reply, Server, bytes, client, client_with, count, downloader, downloader_of, item};
@@ -96,7 +98,8 @@ async fn short_bodies() {
     let dir = tempfile::tempdir().unwrap();
     let (download, log) = downloader(&server);
     expect(dir.path(), &download.download(dir.path(), &[item(NAME, &body)]).await.unwrap(), &body);
-    assert!(count(&log, "waits") >= 12);
+    // But for a range of 5 bytes, each answer of the first twelve breaks off.
+    assert!(count(&log, "waits") >= 11);
     // Nothing was fetched twice.
     assert_eq!(server.sent.load(Ordering::SeqCst), body.len() as u64);
 }
@@ -385,7 +388,9 @@ async fn redirects() {
         Reply::new(302, "").header("Location", format!("/{}", n.fetch_add(1, Ordering::SeqCst)))
     });
     let dir = tempfile::tempdir().unwrap();
-    let error = downloader(&server).0.download(dir.path(), &[item(NAME, &body)]).await.unwrap_err().to_string();
+    let (mut download, _) = downloader(&server);
+    download.options.n_connections = 1;
+    let error = download.download(dir.path(), &[item(NAME, &body)]).await.unwrap_err().to_string();
     assert!(error.contains("more than 10"), "{error}");
     assert_eq!(server.asked().len(), 11);
 

@@ -11,7 +11,6 @@ use super::{Done, DownloadError, Event, Item, Shared};
 use crate::digest::{Hasher, Hex};
 use crate::tree::{GROUP, Tree, extent, n_groups, node};
 use blake3::hazmat::ChainingValue;
-use puna_checkpoint::write_file;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -314,7 +313,7 @@ impl File {
             modified: part.modified()?,
         };
         let json = serde_json::to_vec(&record).expect("texts and numbers");
-        write_file(&record_path(&shared, &item), &json).map_err(|error| DownloadError::Record(Box::new(error)))?;
+        part.write_record(&record_path(&shared, &item), &json)?;
         part.finish(&path)?;
         let done = Done { path: item.path, size, sha256, tree };
         shared.progress.event(Event::Done { done: &done });

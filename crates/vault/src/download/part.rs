@@ -261,6 +261,19 @@ impl Part {
         modified(&self.file).map_err(DownloadError::io(&self.path))
     }
 
+    /// Writes a small file beside it: under a name that nobody else has first, so that whoever looks finds the old file or
+    /// the complete new one.
+    pub(super) fn write_record(&self, path: &Path, bytes: &[u8]) -> Result<(), DownloadError> {
+        let temporary = self.path.with_extension("record");
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write().map_err(DownloadError::io(&temporary))?;
+        std::fs::rename(&temporary, path).map_err(DownloadError::io(path))
+    }
+
     /// Syncs the part and gives it its name.
     pub(super) fn finish(&self, path: &Path) -> Result<(), DownloadError> {
         self.disk.sync(&self.file).map_err(DownloadError::io(&self.path))?;

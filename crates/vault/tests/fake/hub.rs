@@ -10,6 +10,8 @@ pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub const ID: &str = "meta-llama/Llama-Test";
 pub const TOKEN: &str = "hf_secret";
 
+type Change = Box<dyn FnMut(&Ask, Reply) -> Reply + Send>;
+
 /// What the hub has, and how it answers.
 pub struct State {
     pub files: BTreeMap<String, Arc<Vec<u8>>>,
@@ -23,7 +25,7 @@ pub struct State {
     pub uses: Option<u64>,
     used: u64,
     /// Changes an answer of either server.
-    pub change: Box<dyn FnMut(&Ask, Reply) -> Reply + Send>,
+    pub change: Change,
 }
 
 /// The hub, and the server that has large files.
