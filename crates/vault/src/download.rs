@@ -19,7 +19,7 @@ use crate::digest::{Hex, Published};
 use crate::http::{Answer, Credential, Hops, Http, HttpError, Request, Url};
 use crate::manifest::{ManifestError, check_paths};
 use crate::path::SafePath;
-use crate::tree::{GROUP, Tree, node};
+use crate::tree::{GROUP, Tree, n_groups, node};
 use futures_util::future::BoxFuture;
 use pace::Pace;
 use std::collections::HashMap;
@@ -358,7 +358,7 @@ struct Shared {
     /// Room for groups that were written and are not claimed yet.
     unclaimed: Arc<Semaphore>,
     pace: Pace,
-    /// Bytes that were received of each file in this run.
+    /// Bytes that are there of each file, kept and received.
     received: Mutex<HashMap<SafePath, u64>>,
 }
 
@@ -384,19 +384,21 @@ impl Shared {
         self.locate.locate(path).await.map_err(DownloadError::Locate)
     }
 
+    fn begins(&self, path: &SafePath, size: u64, kept: u64) {
+        self.received.lock().expect("nothing panics with it").insert(path.clone(), kept);
+        self.progress.event(Event::Begins { path, size, kept });
+    }
+
     fn received(&self, path: &SafePath, n: usize) {
-        let mut received = self.received.lock().expect("nothing panics with it");
-        match received.get_mut(path) {
-            Some(bytes) => *bytes += n as u64,
-            None => drop(received.insert(path.clone(), n as u64)),
+        if let Some(bytes) = self.received.lock().expect("nothing panics with it").get_mut(path) {
+            *bytes += n as u64;
         }
-        drop(received);
         self.progress.event(Event::Received { path, bytes: n as u64 });
     }
 
-    /// All that was received of a file is good for nothing.
+    /// All that is there of a file is good for nothing.
     fn restarted(&self, path: &SafePath, why: &str) {
-        let bytes = self.received.lock().expect("nothing panics with it").remove(path).unwrap_or_default();
+        let bytes = self.received.lock().expect("nothing panics with it").insert(path.clone(), 0).unwrap_or_default();
         self.progress.event(Event::Dropped { path, bytes, why });
     }
 }
@@ -467,6 +469,9 @@ impl Downloader {
     ///
     /// # Errors
     /// When a group comes damaged each time, or can't be got, or `put` fails.
+    ///
+    /// # Panics
+    /// When the file has no such group.
     pub async fn repair(
         &self,
         path: &SafePath,
@@ -482,16 +487,20 @@ impl Downloader {
         impl remote::Sink for Checked<'_> {
             async fn put(&self, group_idx: u64, bytes: Vec<u8>) -> Result<remote::Put, DownloadError> {
                 if !self.tree.has(group_idx, &node(self.tree.len(), group_idx, &bytes)) {
-                    return Ok(remote::Put::Damaged(bytes));
+                    return Ok(remote::Put::Damaged);
                 }
                 *self.group.lock().expect("nothing panics with it") = bytes;
                 Ok(remote::Put::Kept(Vec::new()))
             }
         }
 
+        if tree.len() == 0 {
+            return Ok(());
+        }
         let shared = Shared::new(self, Path::new(""));
         let remote = remote::Remote::locate(shared, path.clone(), Some(tree.len())).await?;
         for group_idx in groups {
+            assert!(*group_idx < n_groups(tree.len()), "a group of the file");
             let checked = Checked { tree, group: Mutex::default() };
             match remote.fetch(*group_idx..group_idx + 1, false, &checked).await {
                 Ok(()) => {}

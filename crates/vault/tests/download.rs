@@ -32,6 +32,17 @@ fn tree(body: &[u8]) -> Tree {
     Tree::new(len, nodes.collect()).unwrap()
 }
 
+/// A number that the environment may give, so that the same test makes the figures.
+fn figure(name: &str, usual: usize) -> usize {
+    std::env::var(name).map_or(usual, |n| n.parse().unwrap())
+}
+
+/// Numbers that differ with the seed of the environment.
+fn random(n: usize) -> impl Iterator<Item = u64> {
+    let seed = figure("PUNA_VAULT_SEED", 5) as u64;
+    bytes(8 * n, seed).as_chunks::<8>().0.to_vec().into_iter().map(u64::from_le_bytes)
+}
+
 /// The files of a folder, but for the puna's own.
 fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
@@ -187,7 +198,7 @@ async fn busy_servers() {
 /// D10: damage is noticed by the file's hash. Where the groups' are known, only that group is fetched again.
 #[tokio::test(flavor = "multi_thread")]
 async fn flipped_bits() {
-    let n_flips: usize = std::env::var("PUNA_VAULT_FLIPS").map_or(10, |n| n.parse().unwrap());
+    let n_flips = figure("PUNA_VAULT_FLIPS", 10);
     let body = bytes(3 * GROUP as usize + 77, 3);
     let at = Arc::new(AtomicI64::new(-1));
     let server = {
@@ -206,9 +217,8 @@ async fn flipped_bits() {
         })
     };
     let known = Arc::new(tree(&body));
-    let mut random = bytes(8 * n_flips, 5).as_chunks::<8>().0.to_vec().into_iter().map(u64::from_le_bytes);
-    for i in 0..n_flips {
-        let bit = random.next().unwrap() % (8 * body.len() as u64);
+    for (i, random) in random(n_flips).enumerate() {
+        let bit = random % (8 * body.len() as u64);
         at.store(bit as i64, Ordering::SeqCst);
         let dir = tempfile::tempdir().unwrap();
         let (download, log) = downloader(&server);
@@ -462,6 +472,28 @@ async fn stopped_and_gone_on_with() {
     assert!(kept > 0, "{begins:?}");
 }
 
+/// A file of which nobody says beforehand how large it is: it has to have room, and may be empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_that_only_the_server_knows() {
+    for len in [0, 1000] {
+        let body = bytes(len, 3);
+        let served = Arc::clone(&body);
+        let server = Server::start(move |ask| Reply::file(ask, &served));
+        let http = client();
+        let url = server.url("/a.gguf").parse().unwrap();
+        let (mut download, _) = downloader_of(http.clone(), Arc::new(AtUrl { http, url }));
+        let unknown = [Item { path: "a.gguf".parse().unwrap(), size: None, published: None, tree: None }];
+        let dir = tempfile::tempdir().unwrap();
+        expect(dir.path(), &download.download(dir.path(), &unknown).await.unwrap(), &body);
+        if len > 0 {
+            download.options.disk = Arc::new(Failing { free: 999, ..Failing::new(i64::MAX) });
+            let dir = tempfile::tempdir().unwrap();
+            let error = download.download(dir.path(), &unknown).await.unwrap_err();
+            assert!(matches!(error, DownloadError::Space { need: 1000, free: 999, .. }), "{error}");
+        }
+    }
+}
+
 /// A file system that fails: full after some bytes, or forgetful.
 struct Failing {
     /// Bytes that can still be written.
@@ -637,7 +669,7 @@ fn killed_child() {
 /// D1: killed at any moment, the next run goes on, and nothing incomplete has the file's name.
 #[test]
 fn killed() {
-    let n_kills: usize = std::env::var("PUNA_VAULT_KILLS").map_or(10, |n| n.parse().unwrap());
+    let n_kills = figure("PUNA_VAULT_KILLS", 10);
     let body = bytes(16 * GROUP as usize + 123, 6);
     let served = Arc::clone(&body);
     let server = Server::start(move |ask| Reply { pause: Duration::from_micros(300), ..Reply::file(ask, &served) });
@@ -651,12 +683,11 @@ fn killed() {
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     let file = dir.path().join(NAME);
-    let mut random = bytes(8 * n_kills, 11).as_chunks::<8>().0.to_vec().into_iter().map(u64::from_le_bytes);
     let (mut n_complete, mut n_during) = (0, 0);
-    for _ in 0..n_kills {
+    for random in random(n_kills) {
         let sent = server.sent.load(Ordering::SeqCst);
         let mut child = child();
-        std::thread::sleep(Duration::from_millis(random.next().unwrap() % 200));
+        std::thread::sleep(Duration::from_millis(random % 250));
         let ended = child.try_wait().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();

@@ -7,7 +7,7 @@
 
 use super::part::{self, Claims, Found, Part, Subject};
 use super::remote::{Put, Remote, Sink, Stop};
-use super::{Done, DownloadError, Event, Item, Shared};
+use super::{Done, DownloadError, Event, Item, Shared, check_space};
 use crate::digest::{Hasher, Hex};
 use crate::tree::{GROUP, Tree, extent, n_groups, node};
 use blake3::hazmat::ChainingValue;
@@ -51,6 +51,10 @@ pub(super) async fn download(shared: Arc<Shared>, item: Item) -> Result<Done, Do
         _ => Some(Remote::locate(Arc::clone(&shared), item.path.clone(), item.size).await?),
     };
     let (size, version) = remote.as_ref().map_or((0, None), |remote| (remote.size, remote.version()));
+    let remote = remote.filter(|_| size > 0);
+    if item.size.is_none() {
+        check_space(&*shared.disk, &shared.staging, &[Item { size: Some(size), ..item.clone() }])?;
+    }
     if item.tree.as_ref().is_some_and(|tree| tree.len() != size) {
         let expected = item.tree.as_ref().map_or(0, |tree| tree.len());
         return Err(DownloadError::Size { path: item.path, expected, found: size });
@@ -62,7 +66,7 @@ pub(super) async fn download(shared: Arc<Shared>, item: Item) -> Result<Done, Do
     })
     .await?
     {
-        shared.progress.event(Event::Begins { path: &item.path, size, kept: size });
+        shared.begins(&item.path, size, size);
         shared.progress.event(Event::Done { done: &done });
         return Ok(done);
     }
@@ -164,7 +168,7 @@ impl File {
             .filter(|(_, node)| node.is_none())
             .map(|(idx, _)| extent(size, idx as u64).1)
             .sum();
-        self.shared.progress.event(Event::Begins { path: &self.item.path, size, kept: size - missing });
+        self.shared.begins(&self.item.path, size, size - missing);
         let (nodes, hasher) = match remote {
             None => (vec![node(0, 0, &[])], hasher),
             Some(remote) => self.fetch(Arc::new(remote), claims, hasher, n_hashed).await?,
@@ -464,7 +468,7 @@ impl Sink for Arc<Round> {
         blocking(move || {
             let kept = round.write(group_idx, &bytes, permit)?;
             drop(busy);
-            Ok(if kept { Put::Kept(bytes) } else { Put::Damaged(bytes) })
+            Ok(if kept { Put::Kept(bytes) } else { Put::Damaged })
         })
         .await
     }

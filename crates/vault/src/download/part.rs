@@ -203,12 +203,11 @@ impl Part {
             remove(&journal.with_extension("part"));
         }
         if let Some((claims, (journal_path, path))) = taken {
-            let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
             let io = DownloadError::io;
             let mut journal = OpenOptions::new().append(true).open(&journal_path).map_err(io(&journal_path))?;
             // Behind the end of a torn line a new one would be a part of it.
             journal.write_all(b"\n").map_err(io(&journal_path))?;
-            let file = open(&path).map_err(io(&path))?;
+            let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io(&path))?;
             file.set_len(subject.size).map_err(io(&path))?;
             let part = Part { path, journal_path, file, journal: Mutex::new(journal), disk, _owner: owner };
             return Ok((part, claims, Found::Part));
@@ -346,17 +345,12 @@ fn journals(dir: &Path, key: &str) -> Result<Vec<(Owner, PathBuf)>, DownloadErro
 fn is_left(other: &Owner, journal: &Path, me: &Owner) -> bool {
     let modified = || journal.metadata().and_then(|metadata| metadata.modified()).ok();
     match other.state(me) {
-        State::Runs => {
-            // A download of this program that was dropped ends as soon as its last write does.
-            let mine = other.pid == me.pid;
-            for _ in 0..if mine { 100 } else { 0 } {
-                std::thread::sleep(Duration::from_millis(10));
-                if other.state(me) == State::Ended {
-                    return true;
-                }
-            }
-            false
-        }
+        // A download of this program that was dropped ends as soon as its last write does.
+        State::Runs if other.pid == me.pid => (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            other.state(me) == State::Ended
+        }),
+        State::Runs => false,
         State::Ended => true,
         State::Unknown => {
             let before = modified();

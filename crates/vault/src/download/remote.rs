@@ -7,6 +7,7 @@ use crate::path::SafePath;
 use crate::tree::{GROUP, extent};
 use std::collections::HashMap;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -40,7 +41,19 @@ pub(super) enum Put {
     /// It is there.
     Kept(Vec<u8>),
     /// It is not what it should be.
-    Damaged(Vec<u8>),
+    Damaged,
+}
+
+/// How far a fetch has come.
+struct Cursor {
+    /// What is to be fetched.
+    groups: Range<u64>,
+    /// The beginning of the first of them.
+    bytes: Vec<u8>,
+    /// Bytes since the last fault.
+    n_good: u64,
+    /// Faults since the last group for which looking for the file again may help.
+    n_denied: usize,
 }
 
 /// Why a fetch ended before its end.
@@ -120,20 +133,17 @@ impl Remote {
     }
 
     /// Fetches groups one after another, `whole` without asking for ranges.
-    pub(super) async fn fetch(&self, groups: std::ops::Range<u64>, whole: bool, sink: &impl Sink) -> Result<(), Stop> {
+    pub(super) async fn fetch(&self, groups: Range<u64>, whole: bool, sink: &impl Sink) -> Result<(), Stop> {
         let mut retry = Retry::new(self.shared.http.patience());
         let (last, last_len) = extent(self.size, groups.end - 1);
         let end = last + last_len;
-        let mut group_idx = groups.start;
-        let mut bytes: Vec<u8> = Vec::new();
-        // Bytes without a fault, and faults that looking for the file again may help with.
-        let (mut good, mut denied) = (0, 0);
+        let mut cursor = Cursor { groups, bytes: Vec::new(), n_good: 0, n_denied: 0 };
         loop {
-            let at = group_idx * GROUP + bytes.len() as u64;
-            let is_all = at == 0 && end == self.size;
+            let at = cursor.groups.start * GROUP + cursor.bytes.len() as u64;
             if whole && at > 0 {
                 return Err(Stop::Restart("the connection broke".to_owned()));
             }
+            let is_all = at == 0 && end == self.size;
             let (seen, location) = {
                 let located = self.located.lock().await;
                 (located.0, Arc::clone(&located.1))
@@ -148,80 +158,24 @@ impl Remote {
             let (why, asked) = match self.shared.http.send(&request).await {
                 Err(error) if error.may_pass() => (error.to_string(), None),
                 Err(source) => return Err(DownloadError::http(&self.path, source).into()),
-                Ok(mut answer) => match self.judge(&answer, request.range, &location)? {
+                Ok(answer) => match self.judge(&answer, request.range, &location)? {
                     Verdict::Wait => (answer.to_string(), answer.asked_to_wait()),
                     Verdict::Whole => return Err(Stop::Restart(format!("{} gives no ranges", host(answer.url())))),
                     Verdict::Denied => {
-                        denied += 1;
-                        if denied > MAX_DENIED {
+                        cursor.n_denied += 1;
+                        if cursor.n_denied > MAX_DENIED {
                             return Err(self.status(&answer).into());
                         }
                         self.locate_again(seen).await?;
                         continue;
                     }
-                    Verdict::Body => {
-                        let why = loop {
-                            let chunk = match answer.chunk().await {
-                                Ok(Some(chunk)) => chunk,
-                                Ok(None) => break format!("{} ended before the end", host(answer.url())),
-                                Err(error) => break error.to_string(),
-                            };
-                            self.shared.pace.take(chunk.len()).await;
-                            if group_idx == 0 && bytes.is_empty() && is_page(&chunk, &self.path) {
-                                return Err(self.page(&answer).into());
-                            }
-                            good += chunk.len() as u64;
-                            if good >= PROGRESS {
-                                retry.reset();
-                            }
-                            let mut chunk = &chunk[..];
-                            let mut damaged = false;
-                            while !chunk.is_empty() && group_idx < groups.end {
-                                let (_, len) = extent(self.size, group_idx);
-                                bytes.reserve_exact(len as usize - bytes.len());
-                                let (now, rest) = chunk.split_at(chunk.len().min(len as usize - bytes.len()));
-                                bytes.extend_from_slice(now);
-                                chunk = rest;
-                                self.shared.received(&self.path, now.len());
-                                if bytes.len() as u64 == len {
-                                    match sink.put(group_idx, bytes).await? {
-                                        Put::Kept(buffer) => {
-                                            bytes = buffer;
-                                            group_idx += 1;
-                                            denied = 0;
-                                        }
-                                        Put::Damaged(buffer) => {
-                                            let (path, why) = (&self.path, "these bytes are damaged");
-                                            self.shared.progress.event(Event::Dropped { path, bytes: len, why });
-                                            bytes = buffer;
-                                            damaged = true;
-                                        }
-                                    }
-                                    bytes.clear();
-                                    if damaged {
-                                        break;
-                                    }
-                                }
-                            }
-                            if damaged {
-                                denied += 1;
-                                if denied > MAX_DENIED {
-                                    let (from, len) = extent(self.size, group_idx);
-                                    let path = self.path.clone();
-                                    return Err(DownloadError::Damaged { path, from, to: from + len }.into());
-                                }
-                                break format!("{} sent damaged bytes", host(answer.url()));
-                            }
-                            if group_idx == groups.end {
-                                self.expect_end(answer, chunk.len(), request.range.is_none()).await?;
-                                return Ok(());
-                            }
-                        };
-                        (why, None)
-                    }
+                    Verdict::Body => match self.body(answer, is_all || whole, &mut cursor, &mut retry, sink).await? {
+                        None => return Ok(()),
+                        Some(why) => (why, None),
+                    },
                 },
             };
-            good = 0;
+            cursor.n_good = 0;
             let Some(wait) = retry.next(asked, random()) else {
                 return Err(DownloadError::http(&self.path, HttpError::GaveUp { last: why }).into());
             };
@@ -230,19 +184,76 @@ impl Remote {
         }
     }
 
-    /// Of a whole file nothing may come behind its end: it would be another file than was listed.
-    async fn expect_end(&self, mut answer: Answer, rest: usize, is_all: bool) -> Result<(), DownloadError> {
-        let mut more = rest as u64;
-        if is_all && more == 0 {
-            // A connection that breaks here took nothing away.
-            if let Ok(Some(chunk)) = answer.chunk().await {
-                more = chunk.len() as u64;
+    /// Reads a body to the end of the groups; or gives what went wrong with it, if another request may help.
+    async fn body(
+        &self,
+        mut answer: Answer,
+        is_all: bool,
+        cursor: &mut Cursor,
+        retry: &mut Retry,
+        sink: &impl Sink,
+    ) -> Result<Option<String>, DownloadError> {
+        while !cursor.groups.is_empty() {
+            let chunk = match answer.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(Some(format!("{} ended before the end", host(answer.url())))),
+                Err(error) => return Ok(Some(error.to_string())),
+            };
+            self.shared.pace.take(chunk.len()).await;
+            if cursor.groups.start == 0 && cursor.bytes.is_empty() && is_page(&chunk, &self.path) {
+                return Err(self.page(&answer));
+            }
+            cursor.n_good += chunk.len() as u64;
+            if cursor.n_good >= PROGRESS {
+                retry.reset();
+            }
+            let mut rest = &chunk[..];
+            while !rest.is_empty() && !cursor.groups.is_empty() {
+                let (from, len) = extent(self.size, cursor.groups.start);
+                cursor.bytes.reserve_exact(len as usize - cursor.bytes.len());
+                let (now, later) = rest.split_at(rest.len().min(len as usize - cursor.bytes.len()));
+                cursor.bytes.extend_from_slice(now);
+                rest = later;
+                self.shared.received(&self.path, now.len());
+                if (cursor.bytes.len() as u64) < len {
+                    continue;
+                }
+                match sink.put(cursor.groups.start, std::mem::take(&mut cursor.bytes)).await? {
+                    Put::Kept(buffer) => {
+                        cursor.bytes = buffer;
+                        cursor.bytes.clear();
+                        cursor.groups.start += 1;
+                        cursor.n_denied = 0;
+                    }
+                    Put::Damaged => {
+                        let why = format!("{} sent damaged bytes", host(answer.url()));
+                        self.shared.progress.event(Event::Dropped { path: &self.path, bytes: len, why: &why });
+                        cursor.n_denied += 1;
+                        if cursor.n_denied > MAX_DENIED {
+                            return Err(DownloadError::Damaged { path: self.path.clone(), from, to: from + len });
+                        }
+                        return Ok(Some(why));
+                    }
+                }
+            }
+            if cursor.groups.is_empty() && is_all {
+                self.expect_end(&mut answer, rest.len()).await?;
             }
         }
-        if is_all && more > 0 {
-            return Err(DownloadError::Size { path: self.path.clone(), expected: self.size, found: self.size + more });
+        Ok(None)
+    }
+
+    /// Of a whole file nothing may come behind its end: it would be another file than was listed.
+    async fn expect_end(&self, answer: &mut Answer, n_rest: usize) -> Result<(), DownloadError> {
+        let mut more = n_rest as u64;
+        // A connection that breaks here took nothing away.
+        if let (0, Ok(Some(chunk))) = (more, answer.chunk().await) {
+            more = chunk.len() as u64;
         }
-        Ok(())
+        match more {
+            0 => Ok(()),
+            _ => Err(DownloadError::Size { path: self.path.clone(), expected: self.size, found: self.size + more }),
+        }
     }
 
     fn judge(&self, answer: &Answer, range: Option<(u64, u64)>, at: &Location) -> Result<Verdict, DownloadError> {
