@@ -687,7 +687,10 @@ fn killed() {
     for random in random(n_kills) {
         let sent = server.sent.load(Ordering::SeqCst);
         let mut child = child();
-        std::thread::sleep(Duration::from_millis(random % 250));
+        while server.sent.load(Ordering::SeqCst) == sent && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_micros(random % 150_000));
         let ended = child.try_wait().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
