@@ -16,8 +16,9 @@ pub mod store;
 
 pub mod verify;
 
-pub mod model;
 pub mod record;
+
+pub mod model;
 
 pub mod events;
 pub mod licence;

@@ -6,6 +6,7 @@
 
 use crate::digest::{Hex, sha256};
 use crate::licence::{Ids, Licence, Region};
+use crate::model::RECORDS;
 use crate::normalise::{NORM, sha256_norm};
 use puna_checkpoint::write_file;
 use puna_text::Date;
@@ -15,6 +16,11 @@ use std::path::{Path, PathBuf};
 
 /// The form of these records.
 pub const FORMAT: &str = "puna.licence/1";
+
+/// The record, among those of a model.
+pub(crate) const RECORD: &str = "licence.json";
+/// The folder of its texts.
+pub(crate) const TERMS: &str = "terms";
 
 /// A longer file is no record, in bytes.
 pub const MAX_RECORD: u64 = 4 << 20;
@@ -900,7 +906,7 @@ impl Folder {
     /// That of the model in `dir`.
     #[must_use]
     pub fn of(dir: &Path) -> Folder {
-        Folder(dir.join(".puna"))
+        Folder(dir.join(RECORDS))
     }
 
     /// A folder of any name.
@@ -912,13 +918,13 @@ impl Folder {
     /// Where the record is.
     #[must_use]
     pub fn record_path(&self) -> PathBuf {
-        self.0.join("licence.json")
+        self.0.join(RECORD)
     }
 
     /// Where a text is.
     #[must_use]
     pub fn document_path(&self, hash: Hex<32>) -> PathBuf {
-        self.0.join("terms").join(hash.to_string())
+        self.0.join(TERMS).join(hash.to_string())
     }
 
     /// The record. `None` if there is none.
@@ -949,7 +955,7 @@ impl Folder {
         let path = self.document_path(hash);
         // A damaged one gives way to the right one.
         if !matches!(self.document(hash), Ok(Some(_))) {
-            make(&self.0.join("terms"))?;
+            make(&self.0.join(TERMS))?;
             write_file(&path, bytes)?;
         }
         Ok(hash)

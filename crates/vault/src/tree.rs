@@ -82,11 +82,17 @@ impl Tree {
     /// As [`node`].
     #[must_use]
     pub fn is_intact(&self, group_idx: u64, bytes: &[u8]) -> bool {
+        self.has(group_idx, &node(self.len, group_idx, bytes))
+    }
+
+    /// Whether this is the [`node`] over a group.
+    #[must_use]
+    pub fn has(&self, group_idx: u64, node: &ChainingValue) -> bool {
         let expected = match usize::try_from(group_idx).ok().and_then(|idx| self.nodes.get(idx)) {
             Some(node) => node,
             None => &self.root.0,
         };
-        node(self.len, group_idx, bytes) == *expected
+        node == expected
     }
 
     /// The nodes one behind another, 32 bytes each; nothing for a file of one group.

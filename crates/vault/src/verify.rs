@@ -375,14 +375,13 @@ fn damage(
 ) -> Option<Damage> {
     let mut unreadable = None;
     let mut damaged: Vec<u64> = Vec::new();
-    let expected = tree.as_ref().map(nodes);
     for (i, found) in groups.iter().enumerate() {
         match found {
             Some(Err(why)) => {
                 unreadable.get_or_insert_with(|| why.clone());
                 damaged.push(i as u64);
             }
-            Some(Ok(node)) if expected.as_ref().is_some_and(|expected| expected[i] != *node) => damaged.push(i as u64),
+            Some(Ok(node)) if tree.as_ref().is_some_and(|tree| !tree.has(i as u64, node)) => damaged.push(i as u64),
             _ => {}
         }
     }
@@ -408,14 +407,6 @@ fn damage(
     // A directory of tensors is read from a mapping, and a disk that fails to read would end the program there.
     let tensors = if unreadable.is_none() { tensors(&file.path.below(dir), file, &ranges) } else { Vec::new() };
     Some(Damage { groups: damaged, ranges, tensors, unreadable, tree })
-}
-
-/// The nodes of a tree, one for each group.
-fn nodes(tree: &Tree) -> Vec<ChainingValue> {
-    match n_groups(tree.len()) {
-        1 => vec![tree.root().0],
-        _ => tree.to_bytes().as_chunks::<32>().0.to_vec(),
-    }
 }
 
 /// The tensors of a file of weights that have bytes in these ranges.

@@ -1,9 +1,10 @@
 //! `puna diff`: are two models the same tensors?
 
-use super::{model_parser, n_threads};
+use super::{model_parser, with_bar};
 use crate::builtin;
 use crate::show::{one_line, step_bar};
 use anyhow::{Result, bail};
+use puna_cpu::Cpu;
 use puna_vault::diff::diff;
 use serde_json::json;
 use std::io::Write;
@@ -35,12 +36,7 @@ const SHOWN: usize = 20;
 
 pub fn run(args: Args) -> Result<()> {
     let (a, b) = (builtin::open(&args.a)?, builtin::open(&args.b)?);
-    let bar = step_bar(0);
-    let diff = diff(&a, &b, n_threads(), &|done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
+    let diff = with_bar(step_bar(0), |progress| diff(&a, &b, Cpu::default_threads(), progress));
     let mut out = std::io::stdout().lock();
     let different: Vec<String> = diff.different.iter().map(ToString::to_string).collect();
     let [only_a, only_b] =

@@ -1,7 +1,7 @@
 //! `puna import`: models that are on this machine already.
 
 use super::{counted, now, store, to_json, with_bar};
-use crate::show::{bytes, one_line};
+use crate::show::{byte_bar, bytes, one_line};
 use anyhow::{Context, Result};
 use puna_vault::import::{Import, import};
 use puna_vault::manifest::ModelName;
@@ -48,8 +48,9 @@ pub fn run(args: Args) -> Result<()> {
         None => found(&args.path)?,
     };
     let what = Import { path: &args.path, name, revision: args.revision, original: args.original, link: args.link };
-    let imported =
-        with_bar("importing", |progress| Ok::<_, anyhow::Error>(import(&store()?, &what, now(), progress)?))?;
+    let imported = with_bar(byte_bar("importing", 0), |progress| {
+        Ok::<_, anyhow::Error>(import(&store()?, &what, now(), progress)?)
+    })?;
     let adopted = &imported.adopted;
     let model = &adopted.model;
     if !imported.absent.is_empty() {

@@ -1,7 +1,9 @@
 //! `puna keep`: a model in a folder of its own, to be carried anywhere.
 
-use super::{counted, n_threads, named, now, with_bar};
+use super::{counted, named, now, with_bar};
+use crate::show::byte_bar;
 use anyhow::Result;
+use puna_cpu::Cpu;
 use puna_vault::bundle;
 use serde_json::json;
 use std::io::Write;
@@ -29,7 +31,9 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let model = named(&args.model)?;
-    let kept = with_bar("keeping", |progress| bundle::keep(&model, &args.to, &[], n_threads(), now(), progress))?;
+    let kept = with_bar(byte_bar("keeping", 0), |progress| {
+        bundle::keep(&model, &args.to, &[], Cpu::default_threads(), now(), progress)
+    })?;
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", json!({ "dir": args.to, "n_files": kept.n_files, "bytes": kept.n_bytes }))?;

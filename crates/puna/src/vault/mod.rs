@@ -13,15 +13,15 @@ pub mod terms;
 pub mod verify;
 
 use crate::home;
-use crate::show::{byte_bar, bytes};
+use crate::show::bytes;
 use anyhow::Result;
 use clap::builder::{PathBufValueParser, TypedValueParser};
+use indicatif::ProgressBar;
+use puna_serve::time::Time;
 use puna_vault::model::{Model, ModelError};
 use puna_vault::store::{Store, StoreError};
 use serde_json::{Value, json};
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The store of this user.
 fn store() -> Result<Store> {
@@ -30,18 +30,11 @@ fn store() -> Result<Store> {
 
 /// Now, in milliseconds since 1970.
 fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    Time::now().millis()
 }
 
-/// Threads to read and hash with.
-fn n_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get)
-}
-
-/// Runs something that tells bytes done and bytes in all, under a bar.
-fn with_bar<T>(what: &str, run: impl FnOnce(&(dyn Fn(u64, u64) + Sync)) -> T) -> T {
-    let bar = byte_bar(what, 0);
+/// Runs something that tells how much is done, and how much there is in all, under a bar.
+fn with_bar<T>(bar: ProgressBar, run: impl FnOnce(&(dyn Fn(u64, u64) + Sync)) -> T) -> T {
     let result = run(&|done, total| {
         bar.set_length(total);
         bar.set_position(done);

@@ -1,8 +1,9 @@
 //! `puna verify`: are the bytes of a model what they were?
 
-use super::{counted, n_threads, named, now, store, with_bar};
-use crate::show::one_line;
+use super::{counted, named, now, store, with_bar};
+use crate::show::{byte_bar, one_line};
 use anyhow::{Result, bail};
+use puna_cpu::Cpu;
 use puna_vault::model::Model;
 use puna_vault::verify::{Damage, Depth, Fault, Report, What, verify};
 use serde_json::{Value, json};
@@ -54,7 +55,8 @@ pub fn run(args: Args) -> Result<()> {
         None => Depth::Quick,
         Some(share) => Depth::Sample { share, seed: now().unsigned_abs() },
     };
-    let look = |depth| with_bar("verifying", |progress| verify(&model, depth, n_threads(), progress));
+    let look =
+        |depth| with_bar(byte_bar("verifying", 0), |progress| verify(&model, depth, Cpu::default_threads(), progress));
     let mut report = look(depth)?;
     let mut repaired = Vec::new();
     if (args.repair || !args.repair_from.is_empty()) && !report.faults.is_empty() {

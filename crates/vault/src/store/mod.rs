@@ -35,6 +35,7 @@ use crate::hashing;
 use crate::manifest::{Manifest, ManifestError, ModelName};
 use crate::model::{self, MANIFEST, Model, ModelError, RECORDS};
 use crate::path::SafePath;
+use crate::record;
 use crate::tree::Tree;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -45,7 +46,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const NEXT: &str = "manifest.next";
 
 /// The records that outlive a model: what was agreed to, and what happened.
-const OUTLIVING: [&str; 4] = ["licence.json", "terms", model::EVENTS, "events.jsonl.torn"];
+const OUTLIVING: [&str; 4] = [record::RECORD, record::TERMS, model::EVENTS, "events.jsonl.torn"];
 
 /// Models in one home folder.
 #[derive(Clone)]
