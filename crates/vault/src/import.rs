@@ -2,6 +2,7 @@
 //! tools, a folder of Meta's. They are opened to see that they can be, hashed, held against the hashes that lie beside
 //! them, and kept.
 
+use crate::checklist::{self, ChecklistError, MAX_CHECKLIST};
 use crate::digest::{Hex, Published};
 use crate::disk::{self, DiskError};
 use crate::hashing::{self, Progress};
@@ -11,7 +12,6 @@ use crate::path::{PathError, SafePath};
 use crate::store::{Adopted, Origin, Staged, Store, StoreError};
 use crate::tree::Tree;
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// What to import.
@@ -87,6 +87,14 @@ pub enum ImportError {
         /// How many snapshots it has.
         n: usize,
     },
+    /// A list of hashes that is none.
+    #[error("{}: {error}", path.display())]
+    Checklist {
+        /// Where it lies.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: ChecklistError,
+    },
     /// A file that has not the hash that lies beside it.
     #[error(
         "{}: expected the {expected} of {beside}, found the {found}: the file is damaged or another; get it again. \
@@ -113,8 +121,6 @@ impl From<puna_checkpoint::Error> for ImportError {
 
 /// Folders in folders that are looked at.
 const MAX_DEPTH: usize = 16;
-/// Longest `checklist.chk` that is read, in bytes.
-const MAX_CHECKLIST: u64 = 1 << 20;
 
 /// A file to import.
 struct Found {
@@ -377,9 +383,9 @@ impl Gathered {
         for list in self.files.iter().filter(|found| found.path.file_name() == "checklist.chk") {
             let bytes = disk::read_bounded(&list.at, MAX_CHECKLIST)?.unwrap_or_default();
             let folder = list.path.as_str().trim_end_matches("checklist.chk");
-            let lines = parse_checklist(&bytes)
-                .map_err(|why| DiskError::of("read it", &list.at)(io::Error::new(io::ErrorKind::InvalidData, why)))?;
-            listed.extend(lines.into_iter().map(|(name, md5)| (format!("{folder}{name}"), md5)));
+            let lines =
+                checklist::parse(&bytes).map_err(|error| ImportError::Checklist { path: list.at.clone(), error })?;
+            listed.extend(lines.into_iter().map(|(path, md5)| (format!("{folder}{path}"), md5)));
         }
         for found in &mut self.files {
             if let Some(md5) = listed.remove(found.path.as_str()) {
@@ -395,48 +401,13 @@ fn is_first_gguf(path: &str) -> bool {
     path.ends_with(".gguf") && split_set(path).is_none_or(|(_, number, _)| number == 1)
 }
 
-/// Reads what `md5sum` writes: a hash, two spaces, a name, which may begin with `./`.
-fn parse_checklist(bytes: &[u8]) -> Result<Vec<(String, Hex<16>)>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "expected text in UTF-8, found something else".to_owned())?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let lines = lines.map(|(i, line)| {
-        let wrong = |what: String| format!("line {}: expected an MD5 and a file's name, found {what}", i + 1);
-        let (hash, name) = line.split_once([' ', '\t']).ok_or_else(|| wrong("one word".into()))?;
-        let name = name.trim().trim_start_matches('*');
-        let name = name.strip_prefix("./").unwrap_or(name);
-        let path: SafePath = name.parse().map_err(|error: PathError| wrong(error.to_string()))?;
-        Ok((path.to_string(), hash.parse().map_err(|error: crate::digest::HexError| wrong(error.to_string()))?))
-    });
-    lines.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn checklists() {
-        let text = "900150983cd24fb0d6963f7d28e17f72  ./a\n\n00000000000000000000000000000000 *b/c d\r\n";
-        let lines = parse_checklist(text.as_bytes()).unwrap();
-        assert_eq!(lines[0], ("a".into(), "900150983cd24fb0d6963f7d28e17f72".parse().unwrap()));
-        assert_eq!(lines[1], ("b/c d".into(), Hex([0; 16])));
-        for text in ["x  a", "900150983cd24fb0d6963f7d28e17f72", "900150983cd24fb0d6963f7d28e17f72  ../a"] {
-            assert!(parse_checklist(text.as_bytes()).unwrap_err().starts_with("line 1: expected an MD5"), "{text}");
-        }
-        assert!(parse_checklist(b"\xff").is_err());
-    }
 
     #[test]
     fn sets_of_gguf_files() {
         assert!(is_first_gguf("a.gguf") && is_first_gguf("a-00001-of-00003.gguf"));
         assert!(!is_first_gguf("a-00002-of-00003.gguf") && !is_first_gguf("a.bin"));
-    }
-
-    proptest! {
-        #[test]
-        fn any_checklist_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse_checklist(&bytes);
-        }
     }
 }

@@ -1,12 +1,26 @@
-//! Models that are yours: taken in, checked, and kept, with their terms in plain words.
+//! Models that are yours: obtained from where they are published, checked, and kept, with their terms in plain words.
 //!
-//! Whatever is read here (names, sizes, hashes, manifests, records) may be a stranger's, and is checked before anything is
-//! made of it.
+//! This is the only crate that opens connections to other machines. Whatever comes from there or is read here (names,
+//! sizes, hashes, headers, manifests, records, bytes) is a stranger's, and is checked before anything is made of it.
 //!
 //! Modules import only from those in groups below theirs.
 
 pub mod obligations;
 pub mod openness;
+
+pub mod upstream;
+
+pub mod pull;
+
+pub mod source;
+
+pub mod hub;
+pub mod meta;
+
+pub mod download;
+
+pub mod catalogue;
+pub mod http;
 
 pub mod bundle;
 pub mod diff;
@@ -27,6 +41,8 @@ pub mod manifest;
 mod hashing;
 
 mod disk;
+
+pub mod checklist;
 
 pub mod digest;
 pub mod normalise;

@@ -6,7 +6,7 @@
 
 use crate::digest::{Hex, sha256};
 use crate::licence::{Ids, Licence, Region};
-use crate::model::RECORDS;
+use crate::model::{self as kept, RECORDS};
 use crate::normalise::{NORM, sha256_norm};
 use puna_checkpoint::write_file;
 use puna_text::Date;
@@ -144,6 +144,16 @@ pub enum Role {
 }
 
 impl Role {
+    /// What the file of this name has among those of a model: `LICENSE.txt`, `USE_POLICY.md`.
+    #[must_use]
+    pub fn of_file(name: &str) -> Option<Role> {
+        match name.split('.').next().unwrap_or(name).to_uppercase().as_str() {
+            "LICENSE" | "LICENCE" => Some(Role::Agreement),
+            "USE_POLICY" => Some(Role::UsePolicy),
+            _ => None,
+        }
+    }
+
     /// Whether a text of this role binds whoever accepts it.
     #[must_use]
     pub fn is_binding(self) -> bool {
@@ -171,6 +181,8 @@ pub enum Channel {
     Hf,
     /// Meta's own server.
     Meta,
+    /// Any other server.
+    Web,
     /// It lay beside the model.
     Local,
     /// It came with puna.
@@ -428,8 +440,25 @@ pub enum Upstream {
     Disabled,
     /// It is not there.
     Gone,
+    /// It is hidden from this user, or not there: the answer does not say which.
+    Unclear,
     /// Nobody answers.
     Unreachable,
+}
+
+impl std::fmt::Display for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Upstream::Available => "available",
+            Upstream::Renamed => "renamed",
+            Upstream::Gated => "gated",
+            Upstream::AccessBlocked => "access blocked",
+            Upstream::Disabled => "disabled",
+            Upstream::Gone => "gone",
+            Upstream::Unclear => "unclear",
+            Upstream::Unreachable => "unreachable",
+        })
+    }
 }
 
 /// A text that has just been found.
@@ -550,7 +579,7 @@ pub enum RecordError {
         sha256: Hex<32>,
     },
     /// The licence was ended.
-    #[error("{model}: its licence was ended on {since}{}; `puna forget` deletes the model", reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default())]
+    #[error("{model}: its licence was ended on {since}{}; `puna rm` deletes the model", reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default())]
     Terminated {
         /// Whose.
         model: String,
@@ -896,6 +925,51 @@ fn secret(text: &str) -> Option<&'static str> {
         return Some("a signed link");
     }
     lower.contains("authorization:").then_some("a header of authorization")
+}
+
+/// The record of a model that is kept: the one beside it, or, of a model that came without one, one that begins with the
+/// texts among its files, and is written. `now` is in milliseconds after 1970.
+///
+/// # Errors
+/// When it can't be read or written.
+pub fn of_model(model: &kept::Model, now: i64) -> Result<(Folder, Record), RecordError> {
+    let folder = Folder::of(&model.dir);
+    if let Some(record) = folder.read()? {
+        return Ok((folder, record));
+    }
+    let manifest = &model.manifest;
+    let mut texts = Vec::new();
+    for file in &manifest.files {
+        if let Some(role) = Role::of_file(file.path.as_str())
+            && let Some(bytes) = read_document(&file.path.below(&model.dir))?
+        {
+            texts.push((role, bytes));
+        }
+    }
+    let found: Vec<Found> = texts
+        .iter()
+        .map(|(role, bytes)| Found {
+            role: *role,
+            bytes,
+            source_url: None,
+            channel: Channel::Local,
+            http: None,
+            incorporated_by_url: false,
+        })
+        .collect();
+    let of_text = found.iter().find_map(|found| Licence::of_document(found.bytes));
+    let id = manifest.name.to_string();
+    let licence = of_text.or_else(|| Licence::of_name(&id));
+    let about = Model {
+        vendor: manifest.name.owner.clone(),
+        id,
+        revision: manifest.revision.clone(),
+        manifest_sha256: Some(manifest.root()),
+    };
+    let record = Record::start(about, licence, None, &found, now)?;
+    texts.iter().try_for_each(|(_, bytes)| folder.keep(bytes).map(drop))?;
+    folder.write(&record)?;
+    Ok((folder, record))
 }
 
 /// Where the record of a model lies, with the exact bytes of its texts: the folder `.puna` in the model's.

@@ -39,6 +39,13 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    /// Takes a model as it is found.
+    pub fn of(path: PathBuf, json: bool) -> Args {
+        Args { path, name: None, revision: None, original: false, link: false, json }
+    }
+}
+
 /// Models without an owner.
 const OWNER: &str = "local";
 

@@ -5,23 +5,28 @@ pub mod gc;
 pub mod import;
 pub mod keep;
 pub mod list;
+mod network;
 pub mod openness;
 pub mod publish;
+pub mod pull;
 pub mod rm;
 pub mod show;
 pub mod terms;
+pub mod upstream;
 pub mod verify;
 
 use crate::home;
 use crate::show::bytes;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use indicatif::ProgressBar;
 use puna_serve::time::Time;
 use puna_vault::model::{Model, ModelError};
+use puna_vault::record::Folder;
 use puna_vault::store::{Store, StoreError};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use tokio::runtime::Runtime;
 
 /// The store of this user.
 fn store() -> Result<Store> {
@@ -31,6 +36,11 @@ fn store() -> Result<Store> {
 /// Now, in milliseconds since 1970.
 fn now() -> i64 {
     Time::now().millis()
+}
+
+/// Threads for connections.
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("threads for connections")
 }
 
 /// Runs something that tells how much is done, and how much there is in all, under a bar.
@@ -57,7 +67,13 @@ fn locate(model: &Path) -> Result<PathBuf> {
     let Some(name) = model.to_str().filter(|_| !model.exists()) else { return as_it_is() };
     let Ok(store) = store() else { return as_it_is() };
     match store.find(name) {
-        Ok(model) => Ok(model.weights()?),
+        Ok(model) => {
+            // Whoever's licence has ended may not use the model.
+            if let Some(record) = Folder::of(&model.dir).read()? {
+                record.check_active()?;
+            }
+            Ok(model.weights()?)
+        }
         Err(StoreError::Unknown { .. }) => as_it_is(),
         Err(error) => Err(error.into()),
     }

@@ -4,10 +4,8 @@ use super::{named, now};
 use crate::show::{harmless, one_line};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use puna_vault::licence::Licence;
-use puna_vault::model::Model;
 use puna_vault::record::{
-    self, AcceptanceKind, Attestation, Channel, Document, Evidence, Folder, Found, NewAcceptance, Record, Role,
+    self, AcceptanceKind, Attestation, Document, Evidence, Folder, NewAcceptance, Record, Role, StatusState,
 };
 use puna_vault::wording;
 use std::io::{BufRead, IsTerminal, Write};
@@ -30,6 +28,7 @@ enum Verb {
     Accept(AcceptArgs),
     Diff(DiffArgs),
     Export(ExportArgs),
+    End(EndArgs),
 }
 
 /// Show the terms of a model: which texts there are, what was accepted when, what the licence asks in plain words
@@ -91,70 +90,32 @@ struct ExportArgs {
     with_person: bool,
 }
 
+/// Record that the licence of a model has ended: it is not run, served or passed on any more, and nothing is deleted
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  puna terms end local/Llama-3.1-8B-Instruct --reason 'our own notice of 1 December'")]
+struct EndArgs {
+    /// A model of `puna list`, or its folder
+    model: String,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
 pub fn run(args: Args) -> Result<()> {
     match args.verb {
         Verb::Show(args) => show(&args),
         Verb::Accept(args) => accept(&args),
         Verb::Diff(args) => diff(&args),
         Verb::Export(args) => export(&args),
+        Verb::End(args) => end(&args),
     }
 }
 
-/// The record of a model, and where it is. Of a model that came without one, what lies among its files.
+/// The record of a model, and where it is.
 fn read(name: &str) -> Result<(Folder, Record)> {
-    let model = named(name)?;
-    let folder = Folder::of(&model.dir);
-    let record = match folder.read()? {
-        Some(record) => record,
-        None => begin(&model, &folder)?,
-    };
-    Ok((folder, record))
-}
-
-/// What a file of a model is, by its name.
-fn role(path: &str) -> Option<Role> {
-    match path.split('.').next().unwrap_or(path).to_uppercase().as_str() {
-        "LICENSE" | "LICENCE" => Some(Role::Agreement),
-        "USE_POLICY" => Some(Role::UsePolicy),
-        _ => None,
-    }
-}
-
-/// Begins the record of a model by the texts among its files.
-fn begin(model: &Model, folder: &Folder) -> Result<Record> {
-    let manifest = &model.manifest;
-    let mut texts = Vec::new();
-    for file in &manifest.files {
-        if let Some(role) = role(file.path.as_str())
-            && let Some(bytes) = record::read_document(&file.path.below(&model.dir))?
-        {
-            texts.push((role, bytes));
-        }
-    }
-    let found: Vec<Found> = texts
-        .iter()
-        .map(|(role, bytes)| Found {
-            role: *role,
-            bytes,
-            source_url: None,
-            channel: Channel::Local,
-            http: None,
-            incorporated_by_url: false,
-        })
-        .collect();
-    let of_text = found.iter().find_map(|found| Licence::of_document(found.bytes));
-    let name = manifest.name.to_string();
-    let licence = of_text.or_else(|| Licence::of_name(&name));
-    let about = record::Model {
-        vendor: manifest.name.owner.clone(),
-        id: name,
-        revision: manifest.revision.clone(),
-        manifest_sha256: Some(manifest.root()),
-    };
-    let record = Record::start(about, licence, None, &found, now())?;
-    texts.iter().try_for_each(|(_, bytes)| folder.keep(bytes).map(drop))?;
-    folder.write(&record)?;
-    Ok(record)
+    Ok(record::of_model(&named(name)?, now())?)
 }
 
 fn text_of(folder: &Folder, document: &Document) -> Result<String> {
@@ -207,32 +168,45 @@ fn show(args: &ShowArgs) -> Result<()> {
 
 fn accept(args: &AcceptArgs) -> Result<()> {
     let (folder, mut record) = read(&args.model)?;
+    if record.terms.is_empty() {
+        bail!("{}: there is no text that could be accepted; expected a file LICENSE in the model", record.model.id);
+    }
+    let accepted = agree(&folder, &mut record, args.accept_license, Evidence::default())?;
+    if accepted.is_empty() {
+        eprintln!("all terms of {} are accepted", one_line(&record.model.id));
+    }
+    for document in &accepted {
+        println!("accepted: {} {}", document.role, document.sha256_raw);
+    }
+    Ok(())
+}
+
+/// Accepts what is not accepted yet: without asking, or as somebody is asked who has read it. Gives what that was.
+pub(super) fn agree(
+    folder: &Folder,
+    record: &mut Record,
+    accept_license: bool,
+    evidence: Evidence,
+) -> Result<Vec<Document>> {
     let open: Vec<Document> = record.unaccepted().into_iter().cloned().collect();
     if open.is_empty() {
-        if record.terms.is_empty() {
-            bail!("{}: there is no text that could be accepted; expected a file LICENSE in the model", record.model.id);
-        }
-        eprintln!("all terms of {} are accepted", one_line(&record.model.id));
-        return Ok(());
+        return Ok(open);
     }
-    if !args.accept_license {
-        ask(&folder, &open)?;
+    if !accept_license {
+        ask(folder, &open)?;
     }
     let new = NewAcceptance {
         kind: AcceptanceKind::LocalPrompt,
         server_date: None,
         skew_s: None,
         terms: open.iter().map(|document| document.sha256_raw).collect(),
-        evidence: Evidence::default(),
+        evidence,
         attest: Attestation::default(),
         shown_sha256: None,
     };
     record.accept(new, now())?;
-    folder.write(&record)?;
-    for document in &open {
-        println!("accepted: {} {}", document.role, document.sha256_raw);
-    }
-    Ok(())
+    folder.write(record)?;
+    Ok(open)
 }
 
 /// Shows the texts, and asks whether they are accepted.
@@ -241,10 +215,9 @@ fn ask(folder: &Folder, documents: &[Document]) -> Result<()> {
         bail!("accepting needs somebody who is asked; expected a terminal, or --accept-license");
     }
     for document in documents {
-        println!("{}\n", harmless(&text_of(folder, document)?));
+        eprintln!("{}\n", harmless(&text_of(folder, document)?));
     }
-    print!("Type `accept` to accept: ");
-    std::io::stdout().flush()?;
+    eprint!("Type `accept` to accept: ");
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).context("standard input")?;
     if answer.trim() != "accept" {
@@ -283,5 +256,16 @@ fn export(args: &ExportArgs) -> Result<()> {
     }
     copy.write(&exported)?;
     println!("{}: the record of {}, and {} texts", args.to.display(), one_line(&record.model.id), record.terms.len());
+    Ok(())
+}
+
+fn end(args: &EndArgs) -> Result<()> {
+    let (folder, mut record) = read(&args.model)?;
+    record.set_status(StatusState::Terminated, Some(args.reason.clone()), now());
+    folder.write(&record)?;
+    println!(
+        "{}: its licence is recorded as ended; `puna rm --forget` deletes the model and its records",
+        one_line(&record.model.id)
+    );
     Ok(())
 }

@@ -1,19 +1,24 @@
 //! `puna verify`: are the bytes of a model what they were?
 
-use super::{counted, named, now, store, with_bar};
+use super::network::NetworkArgs;
+use super::{counted, named, now, runtime, store, with_bar};
 use crate::show::{byte_bar, one_line};
 use anyhow::{Result, bail};
 use puna_cpu::Cpu;
+use puna_vault::download::Event;
 use puna_vault::model::Model;
+use puna_vault::pull::refetch;
+use puna_vault::store::Repair;
 use puna_vault::verify::{Damage, Depth, Fault, Report, What, verify};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Check that a model's files are what they were when it was kept
 ///
-/// Needs no connection. Without an option it looks at sizes and names alone. Damage is located: by bytes, and by the tensors
-/// that have them.
+/// Needs no connection, but to repair. Without an option it looks at sizes and names alone. Damage is located: by bytes, and
+/// by the tensors that have them.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -32,12 +37,18 @@ pub struct Args {
     /// Reads this share of the bytes, others each time
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     sample: Option<f64>,
-    /// Replaces what is damaged from other models that have the same file
+    /// Replaces what is damaged from other models that have the same file, and fetches what none of them has from where the
+    /// model came from: just the damaged ranges
     #[arg(long)]
     repair: bool,
+    /// Fetches nothing
+    #[arg(long)]
+    offline: bool,
     /// Replaces what is damaged from a folder with a copy, too; may be given several times
     #[arg(long, value_name = "DIR")]
     repair_from: Vec<PathBuf>,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -60,7 +71,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut report = look(depth)?;
     let mut repaired = Vec::new();
     if (args.repair || !args.repair_from.is_empty()) && !report.faults.is_empty() {
-        repaired = repair(&model, &report, &args.repair_from)?;
+        repaired = repair(&args, &model, &report)?;
         report = look(depth)?;
     }
     let mut out = std::io::stdout().lock();
@@ -91,8 +102,8 @@ pub fn run(args: Args) -> Result<()> {
     if !report.is_whole() {
         let n = report.faults.iter().filter(|fault| fault.what.is_damage()).count();
         bail!(
-            "{}: {n} files are not what they were; --repair takes what is missing from other models, --repair-from DIR from \
-             a copy",
+            "{}: {n} files are not what they were; --repair takes what is missing from other models or from where it was \
+             published, --repair-from DIR from a copy",
             model.full_name()
         );
     }
@@ -100,7 +111,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Replaces what is damaged, as far as there are other copies. Tells the files that are whole again.
-fn repair(model: &Model, report: &Report, from: &[PathBuf]) -> Result<Vec<String>> {
+fn repair(args: &Args, model: &Model, report: &Report) -> Result<Vec<String>> {
     let store = store()?;
     if !model.dir.starts_with(store.home()) {
         bail!("{}: only models in the store can be repaired; take a bundle in with `puna import`", model.dir.display());
@@ -114,14 +125,28 @@ fn repair(model: &Model, report: &Report, from: &[PathBuf]) -> Result<Vec<String
         if matches!(fault.what, What::NoTree | What::Sha256(_)) {
             continue;
         }
-        let others: Vec<PathBuf> = from.iter().map(|dir| fault.file.path.below(dir)).collect();
-        let repair = store.repair(model, &fault.file, &others)?;
+        let others: Vec<PathBuf> = args.repair_from.iter().map(|dir| fault.file.path.below(dir)).collect();
+        let mut repair = store.repair(model, &fault.file, &others)?;
+        if !repair.missing().is_empty() && args.repair && !args.offline {
+            fetch(args, model, &mut repair);
+        }
         if repair.missing().is_empty() {
             repair.finish(now())?;
             repaired.push(fault.file.path.to_string());
         }
     }
     Ok(repaired)
+}
+
+/// Fetches what no copy here has. That it can't be had is told; what is damaged stays so.
+fn fetch(args: &Args, model: &Model, repair: &mut Repair<'_>) {
+    let fetched = args.network.access().and_then(|access| {
+        let progress = Arc::new(|_: Event<'_>| ());
+        Ok(runtime()?.block_on(refetch(&access, model, repair, progress))?)
+    });
+    if let Err(error) = fetched {
+        eprintln!("note: {}", one_line(&format!("{error:#}")));
+    }
 }
 
 fn to_json(fault: &Fault) -> Value {

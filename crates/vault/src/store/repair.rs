@@ -6,6 +6,7 @@ use crate::events;
 use crate::hashing;
 use crate::manifest::File;
 use crate::model::{EVENTS, Model, RECORDS, by_hash};
+use crate::path::SafePath;
 use crate::tree::{Tree, extent, n_groups};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -87,6 +88,16 @@ impl Repair<'_> {
     #[must_use]
     pub fn missing(&self) -> &BTreeSet<u64> {
         &self.missing
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &SafePath {
+        &self.file.path
+    }
+
+    /// The nodes that its groups must have.
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
     }
 
     /// Takes what is intact of a file that may have the same bytes.
