@@ -9,6 +9,10 @@ use puna_train::log;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
+
+#[path = "../../vault/tests/fake/mod.rs"]
+mod fake;
 
 const PUNA: &str = env!("CARGO_BIN_EXE_puna");
 
@@ -64,6 +68,7 @@ fn commands_in_help_run() {
         "tune",
         "key",
         "usage",
+        "pull",
         "import",
         "list",
         "show",
@@ -72,6 +77,7 @@ fn commands_in_help_run() {
         "keep",
         "rm",
         "gc",
+        "upstream",
         "terms",
         "publish",
         "openness",
@@ -93,6 +99,7 @@ fn commands_in_help_run() {
         "terms accept",
         "terms diff",
         "terms export",
+        "terms end",
     ];
     let help = |verb: &str| text(&Command::new(PUNA).arg("help").args(verb.split_whitespace()).output().unwrap());
     let listed = help("");
@@ -136,12 +143,18 @@ fn markdown(dir: &Path, files: &mut Vec<PathBuf>) {
 fn run_all(commands: &[(String, String)]) {
     let dir = tempfile::tempdir().unwrap();
     prepare(dir.path());
+    let (hub, elsewhere) = publishers(dir.path());
     for (place, command) in commands {
         // The real shapes take gigabytes; nothing else of a command is changed.
         let mut line = command.replace("cargo run --release --", "puna");
         for shape in ["llama-3.1-8b", "llama-3.1-405b", "llama-3.2-1b"] {
             line = line.replace(&format!("synth {shape}"), "synth shape.json");
         }
+        // What is pulled comes from this test.
+        for verb in ["puna pull", "puna upstream"] {
+            line = line.replace(verb, &format!("HF_ENDPOINT={} {verb}", hub.hub.url("")));
+        }
+        line = line.replace("https://example.com", &elsewhere.url(""));
         // A run begins in a new directory; the same example may stand in two places.
         if let (true, Some((_, out))) =
             (line.contains("tune run") && !line.contains("--resume"), line.split_once(" -o "))
@@ -193,6 +206,25 @@ fn while_serving(server: &str, line: &str) -> String {
          cat served; address=$(sed -n 's|^serving .* on https*://\\([^ ]*\\).*|\\1|p' served); [ -n \"$address\" ]; \
          {line}; kill $pid; wait $pid"
     )
+}
+
+/// A hub on which every repository is the same Llama, and a server with one GGUF file under all names.
+fn publishers(dir: &Path) -> (fake::hub::Hub, fake::Server) {
+    let base = dir.join("Llama-3.1-8B-Instruct");
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&base).unwrap() {
+        let path = entry.unwrap().path();
+        files.push((path.file_name().unwrap().to_str().unwrap().to_owned(), Arc::new(fs::read(&path).unwrap())));
+    }
+    let files: Vec<(&str, Arc<Vec<u8>>)> = files.iter().map(|(name, body)| (name.as_str(), Arc::clone(body))).collect();
+    let (gguf, licence) =
+        (Arc::new(fs::read(dir.join("model.gguf")).unwrap()), fs::read(base.join("LICENSE")).unwrap());
+    let elsewhere = fake::Server::start(move |ask| match ask.path.as_str() {
+        "/LICENSE" => fake::Reply::new(200, licence.clone()),
+        path if path.ends_with(".gguf") => fake::Reply::file(ask, &gguf),
+        _ => fake::Reply::new(404, ""),
+    });
+    (fake::hub::Hub::start(&files), elsewhere)
 }
 
 /// A directory with all that the commands name.

@@ -16,13 +16,6 @@ fn puna(files: &Files, args: &[&str]) -> Run {
     run(binary().args(args).env("PUNA_HOME", files.path("home")).current_dir(files.path("")), b"")
 }
 
-/// What was looked at is not as it should be: that is told, and what was found beside it.
-#[track_caller]
-fn failed(run: Run, expected: &str) -> Run {
-    assert!(run.code == Some(2) && run.stderr.contains(expected), "expected `{expected}`: {run}");
-    run
-}
-
 /// Changes one bit of a file that is not to be changed.
 fn flip(path: &Path, at: usize) {
     let mut bytes = fs::read(path).unwrap();
@@ -73,7 +66,7 @@ fn a_model_is_kept_under_a_name() {
 
     let same = puna(&files, &["diff", "bard", text(&hf), "--json"]).json();
     assert_eq!((&same["same"], &same["different"]), (&json!(true), &json!([])));
-    failed(puna(&files, &["diff", "bard", "second"]), "differ");
+    puna(&files, &["diff", "bard", "second"]).failed(&["differ"]);
 
     // What is removed is gone, and the room of the other is not touched.
     let removed = puna(&files, &["rm", "bard"]).succeeded().stdout;
@@ -99,7 +92,7 @@ fn damage_is_found_and_repaired() {
     flip(&kept, at);
     // Without reading, nothing is seen of it.
     puna(&files, &["verify", "bard"]).succeeded();
-    let found = failed(puna(&files, &["verify", "bard", "--deep", "--json"]), "not what they were");
+    let found = puna(&files, &["verify", "bard", "--deep", "--json"]).failed(&["not what they were"]);
     let json: Value = serde_json::from_str(found.stdout.trim()).unwrap();
     let fault = json["faults"].as_array().unwrap().iter().find(|fault| fault["damage"] == true).unwrap();
     let range = &fault["ranges"][0];
@@ -109,7 +102,7 @@ fn damage_is_found_and_repaired() {
     assert!(!files.path("bundle").exists());
 
     // No copy: nothing changes. Another copy, damaged elsewhere, has what is missing.
-    failed(puna(&files, &["verify", "bard", "--deep", "--repair"]), "not what they were");
+    puna(&files, &["verify", "bard", "--deep", "--repair"]).failed(&["not what they were"]);
     let repaired = puna(&files, &["verify", "bard", "--deep", "--repair-from", text(&hf), "--json"]).json();
     assert_eq!(repaired["repaired"], json!(["model.safetensors"]));
     puna(&files, &["verify", "bard", "--deep"]).succeeded();
@@ -126,7 +119,7 @@ fn damage_is_found_and_repaired() {
     let sums = Command::new("sha256sum").args(["-c", "--quiet", "SHA256SUMS"]).current_dir(&bundle).output();
     assert!(sums.is_ok_and(|sums| sums.status.success()), "as other programs see it");
     flip(&bundle.join("config.json"), 3);
-    failed(puna(&other, &["verify", text(&bundle), "--deep"]), "not what they were");
+    puna(&other, &["verify", text(&bundle), "--deep"]).failed(&["not what they were"]);
 }
 
 /// Only its title is anything like the licence's.
@@ -170,10 +163,10 @@ fn what_is_passed_on_is_checked() {
     let derived = files.model("bard", "BF16");
     fs::write(derived.join("README.md"), "---\nbase_model: meta-llama/Llama-3.1-8B\n---\n\n# Bard\n").unwrap();
     let check = ["publish", "--check", text(&derived), "--base", text(&base)];
-    let refused = failed(puna(&files, &check), "not to be passed on like this");
+    let refused = puna(&files, &check).failed(&["not to be passed on like this"]);
     assert!(refused.stdout.contains("L31-NAME") && refused.stdout.contains("L31-NOTICE"), "{refused}");
     // A program writes files; a name is for people to find.
-    failed(puna(&files, &[&check[..], &["--fix"]].concat()), "not to be passed on like this");
+    puna(&files, &[&check[..], &["--fix"]].concat()).failed(&["not to be passed on like this"]);
     let fixed = puna(&files, &[&check[..], &["--name", "Llama-Bard", "--json"]].concat()).json();
     assert_eq!(fixed["refused"], false);
     let notice = fs::read_to_string(derived.join("NOTICE")).unwrap();

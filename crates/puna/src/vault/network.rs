@@ -1,7 +1,7 @@
 //! How verbs of the vault reach other machines. No other verbs do.
 
 use anyhow::{Context, Result};
-use puna_vault::http::{Http, Options};
+use puna_vault::http::{Http, Options, Patience};
 use puna_vault::hub::{ENDPOINT, find_token};
 use puna_vault::pull::Access;
 use std::path::PathBuf;
@@ -22,11 +22,12 @@ pub struct NetworkArgs {
 
 impl NetworkArgs {
     /// The client, and the user's token where the hub's own programs keep it. Tells on standard error what is waited for.
-    pub fn access(&self) -> Result<Access> {
+    pub fn access(&self, patience: Patience) -> Result<Access> {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         let options = Options {
             extra_ca: self.ca.clone(),
             plain_hosts: self.plain_http.clone(),
+            patience,
             on_wait: std::sync::Arc::new(|wait| {
                 eprintln!(
                     "note: {}; again in {:.0} s",

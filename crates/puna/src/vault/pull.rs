@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use puna_cpu::Cpu;
 use puna_cpu::measure::Memory;
 use puna_vault::download::{self, Event, FileSystem};
+use puna_vault::http::Patience;
 use puna_vault::meta::{Link, MetaError};
 use puna_vault::path::SafePath;
 use puna_vault::pull::{Access, Plan, PullError};
@@ -39,9 +40,9 @@ Sources:
 A token for the hub is taken from HF_TOKEN, or from where the hub's own programs keep it.
 
 Examples:
-  puna pull llama-3.1-8b-instruct
-  puna pull hf:meta-llama/Llama-3.1-8B-Instruct --dry-run
-  puna pull hf:meta-llama/Llama-3.1-70B-Instruct --accept-license --limit-rate 20MB")]
+  puna pull llama-3.1-70b-instruct --dry-run
+  puna pull hf:meta-llama/Llama-3.1-8B-Instruct --accept-license
+  puna pull hf:meta-llama/Llama-3.1-8B --accept-license --limit-rate 20MB --json")]
 pub struct Args {
     /// What to get, see below
     source: String,
@@ -92,7 +93,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Source::Local(path) = &source {
         return import::run(import::Args::of(path.clone(), args.json));
     }
-    let access = args.network.access()?;
+    let access = args.network.access(Patience::default())?;
     let runtime = runtime()?;
     let mut link = given_link(&source)?;
     let mut plan = runtime.block_on(Plan::of(&access, &source, link.clone()))?;

@@ -4,11 +4,13 @@ use super::network::NetworkArgs;
 use super::{named, now, runtime};
 use crate::show::one_line;
 use anyhow::Result;
+use puna_vault::http::Patience;
 use puna_vault::record::{self, Change};
 use puna_vault::source::Source;
 use puna_vault::upstream::look;
 use serde_json::json;
 use std::io::Write;
+use std::time::Duration;
 
 /// Ask the place that a model came from whether it is still there, with the same weights and terms
 ///
@@ -16,7 +18,7 @@ use std::io::Write;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  puna upstream llama-3.1-8b-instruct
+  puna upstream meta-llama/Llama-3.1-8B-Instruct
   puna upstream local/Llama-3.1-8B-Instruct --source hf:meta-llama/Llama-3.1-8B-Instruct --json")]
 pub struct Args {
     /// A model of `puna list`, with @ and a revision where there are several
@@ -31,11 +33,14 @@ pub struct Args {
     json: bool,
 }
 
+/// How long somebody who does not answer is asked again.
+const PATIENCE: Duration = Duration::from_secs(6);
+
 pub fn run(args: Args) -> Result<()> {
     let model = named(&args.model)?;
     let source = args.source.as_deref().map(|source| Source::parse(source, |_| false)).transpose()?;
     let (folder, mut record) = record::of_model(&model, now())?;
-    let access = args.network.access()?;
+    let access = args.network.access(Patience { budget: PATIENCE, ..Patience::default() })?;
     let seen = runtime()?.block_on(look(&access, &model, source.as_ref()))?;
     let changes = seen.note(&folder, &mut record, now())?;
     let new: Vec<_> = changes

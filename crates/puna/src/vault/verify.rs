@@ -6,6 +6,7 @@ use crate::show::{byte_bar, one_line};
 use anyhow::{Result, bail};
 use puna_cpu::Cpu;
 use puna_vault::download::Event;
+use puna_vault::http::Patience;
 use puna_vault::model::Model;
 use puna_vault::pull::refetch;
 use puna_vault::store::Repair;
@@ -140,7 +141,7 @@ fn repair(args: &Args, model: &Model, report: &Report) -> Result<Vec<String>> {
 
 /// Fetches what no copy here has. That it can't be had is told; what is damaged stays so.
 fn fetch(args: &Args, model: &Model, repair: &mut Repair<'_>) {
-    let fetched = args.network.access().and_then(|access| {
+    let fetched = args.network.access(Patience::default()).and_then(|access| {
         let progress = Arc::new(|_: Event<'_>| ());
         Ok(runtime()?.block_on(refetch(&access, model, repair, progress))?)
     });

@@ -153,6 +153,16 @@ impl Run {
         }
     }
 
+    /// What was looked at is not as it should be: that is told, and what was found beside it.
+    #[track_caller]
+    pub fn failed(self, expected: &[&str]) -> Run {
+        assert_eq!(self.code, Some(2), "{self}");
+        for expected in expected {
+            assert!(self.stderr.contains(expected), "expected `{expected}`: {self}");
+        }
+        self
+    }
+
     /// A command line that can't be parsed: exit code 2, nothing on standard output, and clap's own message.
     #[track_caller]
     pub fn misused(self, expected: &[&str]) {

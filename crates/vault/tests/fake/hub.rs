@@ -14,6 +14,10 @@ type Change = Box<dyn FnMut(&Ask, Reply) -> Reply + Send>;
 
 /// What the hub has, and how it answers.
 pub struct State {
+    /// What every repository is called now, if its name has changed: the hub leads there.
+    pub renamed: Option<&'static str>,
+    /// The commit that `main` is.
+    pub commit: String,
     pub files: BTreeMap<String, Arc<Vec<u8>>>,
     /// Only with [`TOKEN`].
     pub is_gated: bool,
@@ -41,6 +45,8 @@ const LARGE: usize = 1000;
 impl Hub {
     pub fn start(files: &[(&str, Arc<Vec<u8>>)]) -> Hub {
         let state = Arc::new(Mutex::new(State {
+            renamed: None,
+            commit: COMMIT.to_owned(),
             files: files.iter().map(|(path, body)| ((*path).to_owned(), Arc::clone(body))).collect(),
             is_gated: false,
             denial: None,
@@ -100,42 +106,65 @@ impl State {
     }
 
     fn answer(&self, ask: &Ask, cdn: &Server) -> Reply {
-        let path = ask.path.clone();
-        if path == format!("/api/models/{ID}/revision/main") {
-            let gated = if self.is_gated { json!("manual") } else { json!(false) };
-            return Reply::new(200, json!({ "id": ID, "sha": COMMIT, "gated": gated, "siblings": [] }).to_string());
-        }
-        if path == format!("/api/models/{ID}/tree/{COMMIT}") {
-            return self.page(ask);
-        }
-        if let Some(old) = path.strip_prefix("/api/models/meta-llama/Old-Name/") {
-            return Reply::new(307, "").header("Location", format!("/api/models/{ID}/{old}"));
-        }
-        let Some(file) = path.strip_prefix(&format!("/{ID}/resolve/{COMMIT}/")) else {
+        let commit = &self.commit;
+        let path = ask.path.as_str();
+        // Every repository has the same files.
+        let (api, rest) = match path.strip_prefix("/api/models/") {
+            Some(rest) => (true, rest),
+            None => (false, path.trim_start_matches('/')),
+        };
+        let parts: Vec<&str> = rest.splitn(3, '/').collect();
+        let [owner, name, rest] = parts[..] else {
             return Reply::new(404, "").header("X-Error-Code", "RepoNotFound");
         };
-        if self.is_gated && ask.token() != Some(&format!("Bearer {TOKEN}")) {
-            return Reply::new(401, "").header("X-Error-Code", "GatedRepo");
+        let id = format!("{owner}/{name}");
+        let renamed = self.renamed.or((id == "meta-llama/Old-Name").then_some(ID));
+        if let Some(new) = renamed.filter(|new| *new != id) {
+            let api = if api { "api/models/" } else { "" };
+            return Reply::new(307, "").header("Location", format!("/{api}{new}/{rest}"));
+        }
+        let may_read = !self.is_gated || ask.token() == Some(&format!("Bearer {TOKEN}"));
+        let denied =
+            || Reply::new(if ask.token().is_some() { 403 } else { 401 }, "").header("X-Error-Code", "GatedRepo");
+        if api {
+            return match rest.split_once('/') {
+                Some(("revision", revision)) if revision == "main" || revision == commit => {
+                    let gated = if self.is_gated { json!("manual") } else { json!(false) };
+                    let body = json!({ "id": id, "sha": commit, "gated": gated, "siblings": [] });
+                    Reply::new(200, body.to_string())
+                }
+                Some(("revision", _)) => Reply::new(404, "").header("X-Error-Code", "RevisionNotFound"),
+                Some(("tree", revision)) if revision == commit => self.page(ask, &id),
+                None if rest == "auth-check" && may_read => Reply::new(200, "{}"),
+                None if rest == "auth-check" => denied(),
+                _ => Reply::new(404, ""),
+            };
+        }
+        let Some(file) = rest.strip_prefix(&format!("resolve/{commit}/")) else {
+            return Reply::new(404, "").header("X-Error-Code", "RepoNotFound");
+        };
+        if !may_read {
+            return denied();
         }
         let Some(body) = self.files.get(file) else {
             return Reply::new(404, "").header("X-Error-Code", "EntryNotFound");
         };
         if body.len() < LARGE {
             return Reply::file(ask, body)
-                .header("X-Repo-Commit", COMMIT)
+                .header("X-Repo-Commit", commit)
                 .header("ETag", format!("\"{}\"", git(body)))
                 .header("Content-Type", "text/plain; charset=utf-8");
         }
         let hash = sha256(body);
         Reply::new(302, "Found. Redirecting")
-            .header("X-Repo-Commit", COMMIT)
+            .header("X-Repo-Commit", commit)
             .header("X-Linked-Size", body.len())
             .header("X-Linked-Etag", format!("\"{hash}\""))
             .header("Location", cdn.url(&format!("/blobs/{hash}?Signature={}", self.signature)))
     }
 
     /// Two files a page.
-    fn page(&self, ask: &Ask) -> Reply {
+    fn page(&self, ask: &Ask, id: &str) -> Reply {
         let start: usize =
             ask.query.split('&').find_map(|part| part.strip_prefix("cursor=")).map_or(0, |at| at.parse().unwrap());
         let entries = self.files.iter().skip(start).take(2).map(|(path, body)| {
@@ -151,7 +180,7 @@ impl State {
         if start + 2 >= self.files.len() {
             return reply;
         }
-        let next = format!("</api/models/{ID}/tree/{COMMIT}?recursive=true&cursor={}>; rel=\"next\"", start + 2);
+        let next = format!("</api/models/{id}/tree/{}?recursive=true&cursor={}>; rel=\"next\"", self.commit, start + 2);
         reply.header("Link", next)
     }
 }

@@ -1,0 +1,373 @@
+//! Models that are pulled, from a hub and a server of this test's own; and what is left of them when those turn.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+#[path = "../../vault/tests/fake/mod.rs"]
+mod fake;
+mod model;
+
+use fake::hub::{COMMIT, Hub, TOKEN};
+use fake::{Reply, Server};
+use model::{Files, Run, binary, run, text};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const ID: &str = "meta-llama/Llama-3.1-8B-Tiny";
+const OTHER_COMMIT: &str = "fedcba9876543210fedcba9876543210fedcba98";
+
+/// `puna` with a home of its own and the hub at an address.
+fn puna(files: &Files, hub: &str, token: Option<&str>, args: &[&str]) -> Run {
+    let mut command = binary();
+    command.args(args).env("PUNA_HOME", files.path("home")).current_dir(files.path(""));
+    command.env("HF_ENDPOINT", hub).env("HOME", files.path("")).env_remove("HF_TOKEN").env_remove("HF_HOME");
+    if let Some(token) = token {
+        command.env("HF_TOKEN", token);
+    }
+    run(&mut command, b"")
+}
+
+/// Only its title is anything like the licence's.
+fn licence(words: &str) -> String {
+    format!("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\n\n{}", format!("{words}\n").repeat(40))
+}
+
+/// The files of a tiny Llama as a repository has them. `seed` makes other weights.
+fn repository(files: &Files, name: &str, seed: u64) -> Vec<(String, Arc<Vec<u8>>)> {
+    let shape = files.write("shape.json", model::SHAPE);
+    let dir = files.path(name);
+    let seed = seed.to_string();
+    model::puna(&["synth", text(&shape), "--format", "BF16", "--seed", &seed, "-o", text(&dir)]).succeeded();
+    let mut all: Vec<(String, Arc<Vec<u8>>)> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), Arc::new(fs::read(&path).unwrap()))
+        })
+        .collect();
+    all.push(("LICENSE".into(), Arc::new(licence("You may do what you like.").into_bytes())));
+    all.push(("USE_POLICY.md".into(), Arc::new(b"# Use policy\n\nBe good.\n".to_vec())));
+    all.push(("original/consolidated.00.pth".into(), fake::bytes(5000, 7)));
+    all
+}
+
+fn hub(files: &[(String, Arc<Vec<u8>>)]) -> Hub {
+    let files: Vec<(&str, Arc<Vec<u8>>)> = files.iter().map(|(path, body)| (path.as_str(), Arc::clone(body))).collect();
+    Hub::start(&files)
+}
+
+/// The folder of a kept model.
+fn dir(listed: &Value, name: &str) -> PathBuf {
+    listed["models"].as_array().unwrap().iter().find(|model| model["name"] == name).unwrap()["dir"]
+        .as_str()
+        .unwrap()
+        .into()
+}
+
+/// All files below a folder, but for the records of terms, which grow.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut waiting = vec![dir.to_owned()];
+    while let Some(dir) = waiting.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                if path.file_name().unwrap() != "terms" {
+                    waiting.push(path);
+                }
+            } else if path.file_name().unwrap() != "licence.json" {
+                all.insert(path.clone(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_model_is_pulled() {
+    let files = Files::new();
+    let repository = repository(&files, "tiny", 0);
+    let fake = hub(&repository);
+    fake.state.lock().unwrap().is_gated = true;
+    let address = fake.hub.url("");
+    let source = format!("hf:{ID}");
+    let pull = |token, more: &[&str]| puna(&files, &address, token, &[&["pull", &source], more].concat());
+
+    // Without a token the gate is shut, and that is told with the next step.
+    pull(None, &["--accept-license"]).refused(&["no token was sent", "HF_TOKEN"]);
+    let plan = pull(Some(TOKEN), &["--dry-run", "--json"]).json();
+    assert_eq!((&plan["name"], &plan["revision"]), (&json!(ID), &json!(COMMIT)));
+    assert!(plan["licence"].as_str().unwrap().contains("Llama 3.1"), "{plan}");
+    assert!(plan["files"].as_array().unwrap().iter().all(|file| !file["path"].as_str().unwrap().contains("original")));
+    // Nobody is there to be asked: no byte of weights comes.
+    let refused = pull(Some(TOKEN), &[]);
+    assert!(refused.code == Some(2) && refused.stderr.contains("--accept-license"), "{refused}");
+    assert!(!fake.cdn.asked().iter().any(|ask| ask.headers.contains_key("range")));
+    let record = puna(&files, &address, None, &["list", "--json"]).json();
+    assert_eq!(record["models"], json!([]));
+
+    let pulled = pull(Some(TOKEN), &["--accept-license"]).succeeded();
+    for part in ["Llama 3.1", "free in", "tokens a second", "what its publisher says", "puna run Llama-3.1-8B-Tiny"] {
+        assert!(pulled.stdout.contains(part), "{part}: {pulled}");
+    }
+    let offline = "http://127.0.0.1:9";
+    puna(&files, offline, None, &["verify", ID, "--deep"]).succeeded();
+    puna(&files, offline, None, &["run", ID, "Why?", "--max-tokens", "2"]).succeeded();
+    let terms = puna(&files, offline, None, &["terms", "show", ID, "--json"]).json();
+    assert_eq!(terms["acceptances"][0]["evidence"]["gate"], "manual");
+    assert_eq!(terms["acceptances"][0]["terms"].as_array().unwrap().len(), 2);
+    let shown = puna(&files, offline, None, &["show", ID, "--json"]).json();
+    assert_eq!(shown["source"], format!("hf:{ID}@{COMMIT}"));
+    let kept = dir(&puna(&files, offline, None, &["list", "--json"]).json(), ID);
+    for (path, body) in repository.iter().filter(|(path, _)| !path.contains('/')) {
+        assert!(fs::read(kept.join(path)).unwrap() == **body, "{path}");
+    }
+    // Nothing of the way is left, and the token is nowhere.
+    assert_eq!(fs::read_dir(files.path("home/partial")).unwrap().flatten().filter(|e| e.path().is_dir()).count(), 0);
+    let secret = TOKEN.as_bytes();
+    for (path, bytes) in contents(&files.path("home")) {
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret), "{}", path.display());
+    }
+    let asked = fake.cdn.asked().len();
+    let again = pull(Some(TOKEN), &["--json"]).json();
+    assert_eq!((&again["was_here"], fake.cdn.asked().len()), (&json!(true), asked));
+}
+
+#[test]
+fn what_is_damaged_is_fetched_again() {
+    let files = Files::new();
+    let fake = hub(&repository(&files, "tiny", 0));
+    let address = fake.hub.url("");
+    puna(&files, &address, None, &["pull", &format!("hf:{ID}"), "--accept-license"]).succeeded();
+    let kept = dir(&puna(&files, &address, None, &["list", "--json"]).json(), ID);
+    let path = kept.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&path, &bytes).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+
+    let offline = puna(&files, &address, None, &["verify", ID, "--deep", "--repair", "--offline"]);
+    assert!(offline.code == Some(2), "{offline}");
+    let repaired = puna(&files, &address, None, &["verify", ID, "--deep", "--repair", "--json"]).json();
+    assert_eq!(repaired["repaired"], json!(["model.safetensors"]));
+    puna(&files, &address, None, &["verify", ID, "--deep"]).succeeded();
+}
+
+/// In every state that the hub can turn to, what was pulled stays: its bytes, its terms, and that it runs.
+#[test]
+fn a_withdrawn_model_stays() {
+    let files = Files::new();
+    let repository = repository(&files, "tiny", 0);
+    let fake = hub(&repository);
+    fake.state.lock().unwrap().is_gated = true;
+    let address = fake.hub.url("");
+    let source = format!("hf:{ID}");
+    puna(&files, &address, Some(TOKEN), &["pull", &source, "--accept-license"]).succeeded();
+    let home = files.path("home");
+    let kept = dir(&puna(&files, &address, None, &["list", "--json"]).json(), ID);
+    let (before, blobs) = (contents(&kept), contents(&home.join("store")));
+    let terms =
+        |part: &str| puna(&files, "http://127.0.0.1:9", None, &["terms", "show", ID, "--json"]).json()[part].clone();
+    let accepted = terms("acceptances");
+    assert_eq!(accepted.as_array().unwrap().len(), 1);
+
+    let other = self::repository(&files, "other", 1);
+    let other: BTreeMap<String, Arc<Vec<u8>>> = other.into_iter().collect();
+    let changed_terms = || {
+        let mut files: BTreeMap<String, Arc<Vec<u8>>> = repository.iter().cloned().collect();
+        files.insert("LICENSE".into(), Arc::new(licence("You may do nothing.").into_bytes()));
+        files
+    };
+    type Turn<'a> = Box<dyn Fn(&mut fake::hub::State) + 'a>;
+    let denied =
+        |status, code, message| -> Turn { Box::new(move |state| state.denial = Some((status, code, message))) };
+    let turns: Vec<(&str, &str, Turn)> = vec![
+        ("available", "as it was", Box::new(|_| ())),
+        ("gone", "404", denied(404, "RepoNotFound", "Repository not found")),
+        ("unclear", "401", denied(401, "", "")),
+        ("access_blocked", "refused", denied(403, "GatedRepo", "Your request has been rejected by the authors.")),
+        ("gated", "not asked for", denied(403, "GatedRepo", "Access is restricted and you are not in the list.")),
+        ("disabled", "disabled", denied(403, "", "Access to this resource is disabled.")),
+        ("renamed", "renamed", Box::new(|state| state.renamed = Some("meta-llama/Llama-New"))),
+        (
+            "available",
+            "other weights",
+            Box::new(|state| (state.files, state.commit) = (other.clone(), OTHER_COMMIT.into())),
+        ),
+        (
+            "available",
+            "other terms",
+            Box::new(|state| (state.files, state.commit) = (changed_terms(), OTHER_COMMIT.into())),
+        ),
+    ];
+    let n_turns = turns.len();
+    for (idx, (state, what, turn)) in turns.into_iter().enumerate() {
+        {
+            let mut now = fake.state.lock().unwrap();
+            (now.denial, now.renamed, now.commit) = (None, None, COMMIT.into());
+            now.files = repository.iter().cloned().collect();
+            turn(&mut now);
+        }
+        // Asking is all that anybody does who has the model.
+        let seen = puna(&files, &address, Some(TOKEN), &["upstream", ID, "--json"]).json();
+        assert_eq!(seen["state"], state, "{what}: {seen}");
+        match what {
+            "renamed" => assert_eq!(seen["renamed"], "meta-llama/Llama-New"),
+            "other weights" => {
+                let roots = (seen["weights"]["kept"].as_str().unwrap(), seen["weights"]["there"].as_str().unwrap());
+                // Who pulls it again is stopped, and sees both.
+                puna(&files, &address, Some(TOKEN), &["pull", &source, "--accept-license"]).failed(&[roots.0, roots.1]);
+            }
+            "other terms" => assert_eq!(seen["new_terms"].as_array().unwrap().len(), 1),
+            _ => assert!(seen["new_terms"].as_array().unwrap().is_empty() && seen["weights"].is_null(), "{seen}"),
+        }
+        expect_kept(&files, what);
+        if what == "other terms" || idx + 1 < n_turns {
+            assert_eq!(contents(&kept), before, "{what}");
+            assert_eq!(contents(&home.join("store")), blobs, "{what}");
+            assert_eq!(terms("acceptances"), accepted, "{what}");
+        }
+    }
+    // Nobody is there at all.
+    let vanished = puna(&files, "https://hub.invalid", Some(TOKEN), &["upstream", ID, "--json"]).json();
+    assert_eq!(vanished["state"], "unreachable", "{vanished}");
+    expect_kept(&files, "vanished");
+    assert_eq!((contents(&kept), contents(&home.join("store"))), (before, blobs));
+    let seen = terms("upstream");
+    let states: Vec<&str> = seen.as_array().unwrap().iter().map(|seen| seen["state"].as_str().unwrap()).collect();
+    assert_eq!(
+        states,
+        [
+            "available",
+            "gone",
+            "unclear",
+            "access_blocked",
+            "gated",
+            "disabled",
+            "renamed",
+            "available",
+            "available",
+            "unreachable"
+        ]
+    );
+}
+
+/// A kept model verifies, runs, shows its terms with dates, and can be carried away, all without a connection.
+#[track_caller]
+fn expect_kept(files: &Files, what: &str) {
+    let nobody = "http://127.0.0.1:9";
+    let offline = |args: &[&str]| puna(files, nobody, None, args);
+    offline(&["verify", ID, "--deep"]).succeeded();
+    offline(&["run", ID, "Why?", "--max-tokens", "2"]).succeeded();
+    let shown = offline(&["terms", "show", ID]).succeeded().stdout;
+    assert!(shown.contains("accepted 20"), "{what}: {shown}");
+    offline(&["openness", ID]).succeeded();
+    let bundle = files.path("bundle");
+    offline(&["keep", ID, "--to", text(&bundle)]).succeeded();
+    let other = Files::new();
+    puna(&other, nobody, None, &["verify", text(&bundle), "--deep"]).succeeded();
+    let published = puna(&other, nobody, None, &["publish", "--check", text(&bundle), "--json"]);
+    assert!(matches!(published.code, Some(0 | 2)) && published.stdout.contains("L31-"), "{what}: {published}");
+    fs::remove_dir_all(bundle).unwrap();
+}
+
+#[test]
+fn other_weights_are_kept_beside() {
+    let files = Files::new();
+    let fake = hub(&repository(&files, "tiny", 0));
+    let address = fake.hub.url("");
+    let source = format!("hf:{ID}");
+    puna(&files, &address, None, &["pull", &source, "--accept-license"]).succeeded();
+    let other = repository(&files, "other", 1);
+    {
+        let mut now = fake.state.lock().unwrap();
+        now.files = other.into_iter().collect();
+        now.commit = OTHER_COMMIT.into();
+    }
+    let sent = || fake.cdn.sent.load(std::sync::atomic::Ordering::SeqCst);
+    let before = sent();
+    let pulled = puna(&files, &address, None, &["pull", &source, "--accept-license", "--beside", "--json"]).json();
+    assert_eq!(pulled["revision"], OTHER_COMMIT);
+    // What both have came once.
+    let weights = fs::metadata(files.path("other/model.safetensors")).unwrap().len();
+    assert!(pulled["shared_bytes"].as_u64().unwrap() > 0 && sent() - before < 2 * weights, "{pulled}");
+    let listed = puna(&files, &address, None, &["list", "--json"]).json();
+    assert_eq!(listed["models"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_gguf_file_is_pulled() {
+    let files = Files::new();
+    let gguf = Arc::new(fs::read(files.model("Llama-3.1-Tiny-Q8_0.gguf", "Q8_0")).unwrap());
+    let text_of = licence("You may do what you like.").into_bytes();
+    let server = {
+        let gguf = Arc::clone(&gguf);
+        Server::start(move |ask| match ask.path.as_str() {
+            "/m/Llama-3.1-Tiny-Q8_0.gguf" => Reply::file(ask, &gguf),
+            "/m/LICENSE" => Reply::new(200, text_of.clone()),
+            _ => Reply::new(404, ""),
+        })
+    };
+    let url = server.url("/m/Llama-3.1-Tiny-Q8_0.gguf?token=secret");
+    let pulled = puna(&files, "", None, &["pull", &url, "--accept-license", "--json"]).json();
+    assert_eq!(pulled["name"], "127.0.0.1/Llama-3.1-Tiny-Q8_0");
+    assert!(!pulled.to_string().contains("secret"));
+    puna(&files, "", None, &["run", "Llama-3.1-Tiny-Q8_0", "Why?", "--max-tokens", "2"]).succeeded();
+    puna(&files, "", None, &["pull", &server.url("/x.gguf")]).refused(&["answered 404"]);
+    // Without terms nothing comes, unless they are given.
+    let server = {
+        let gguf = Arc::clone(&gguf);
+        Server::start(move |ask| match ask.path.as_str() {
+            "/Llama-3.1-Bare.gguf" => Reply::file(ask, &gguf),
+            _ => Reply::new(404, ""),
+        })
+    };
+    let url = server.url("/Llama-3.1-Bare.gguf");
+    puna(&files, "", None, &["pull", &url, "--accept-license"]).failed(&["--license-file"]);
+    let terms = files.write("terms.txt", licence("You may do what you like."));
+    puna(&files, "", None, &["pull", &url, "--accept-license", "--license-file", text(&terms)]).succeeded();
+}
+
+#[test]
+fn what_can_not_be_pulled() {
+    let files = Files::new();
+    let fake = hub(&repository(&files, "tiny", 0));
+    let address = fake.hub.url("");
+    let pull = |source: &str| puna(&files, &address, None, &["pull", source, "--accept-license"]);
+    pull("llama3.1-8b").refused(&["did you mean llama-3.1-8b?"]);
+    pull("./nowhere").refused(&["there is no such file or folder"]);
+    pull("hf:nobody").refused(&["expected hf:owner/name"]);
+    pull(&format!("hf:{ID}@nothing")).refused(&["no such branch, tag or commit"]);
+    pull("meta:Llama3.1-8B-Instruct").refused(&["PUNA_META_LINK"]);
+    pull("https://llama3-1.llamameta.net/*?Policy=p&Signature=s").refused(&["does not say which model"]);
+    // Known beforehand, and not what comes: the hub of this test has other files at this commit.
+    fake.state.lock().unwrap().commit = "0e9e39f249a16976918f6564b8830bc894c89659".into();
+    pull("llama-3.1-8b-instruct").refused(&["these are not the files that were published"]);
+    // A link that opens nothing any more.
+    let server = Server::start(|_| Reply::new(403, "<Error/>"));
+    let mut command = binary();
+    command.args(["pull", "meta:Llama3.1-8B-Instruct", "--accept-license"]).env("PUNA_HOME", files.path("home"));
+    let link = server.url("/*?Policy=p&Signature=verysecret&Key-Pair-Id=k");
+    let refused = run(command.env("PUNA_META_LINK", link), b"");
+    assert!(!refused.stderr.contains("verysecret"), "{refused}");
+    refused.refused(&["older than 24 hours", "everything that came is kept"]);
+}
+
+#[test]
+fn a_licence_that_ended_ends_use() {
+    let files = Files::new();
+    let fake = hub(&repository(&files, "tiny", 0));
+    let address = fake.hub.url("");
+    puna(&files, &address, None, &["pull", &format!("hf:{ID}"), "--accept-license"]).succeeded();
+    puna(&files, &address, None, &["terms", "end", ID, "--reason", "our notice"]).succeeded();
+    let used = puna(&files, &address, None, &["run", ID, "Why?"]);
+    assert!(used.code == Some(2) && used.stderr.contains("our notice"), "{used}");
+    // It is the user's all the same: it is checked, shown and carried away.
+    puna(&files, &address, None, &["verify", ID, "--deep"]).succeeded();
+    puna(&files, &address, None, &["show", ID]).succeeded();
+}
