@@ -6,6 +6,7 @@ use crate::hashing::{self, Progress};
 use crate::manifest::File;
 use crate::model::{MANIFEST, Model, ModelError, RECORDS, TREES, by_hash};
 use crate::path::SafePath;
+use crate::record::{self, Record, RecordError};
 use crate::tree::n_groups;
 use crate::verify::{self, Depth, Fault};
 use puna_text::Date;
@@ -26,6 +27,9 @@ pub enum KeepError {
     /// The model's folder is none.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The record of its terms is none.
+    #[error(transparent)]
+    Terms(#[from] RecordError),
     /// Something has the name.
     #[error("{}: exists already; name a folder that does not", .0.display())]
     Exists(PathBuf),
@@ -60,31 +64,36 @@ pub struct Kept {
     pub n_bytes: u64,
 }
 
-/// Copies a model into the new folder `to`, with `beside` (further files, such as those that its licence asks for), and
-/// reads all of it back. The folder appears when that is done, or not at all. `now` is in milliseconds since 1970.
+/// What to keep.
+#[derive(Clone, Copy)]
+pub struct Keep<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The new folder.
+    pub to: &'a Path,
+    /// Further files, such as those that its licence asks for.
+    pub beside: &'a [(SafePath, Vec<u8>)],
+    /// Whether the record of its terms tells who accepted them.
+    pub with_person: bool,
+}
+
+/// Copies a model into a new folder, and reads all of it back. The folder appears when that is done, or not at all. `now`
+/// is in milliseconds since 1970.
 ///
 /// # Errors
 /// When something has the name, the model is damaged, or the disk refuses or gives back something else.
-pub fn keep(
-    model: &Model,
-    to: &Path,
-    beside: &[(SafePath, Vec<u8>)],
-    n_threads: usize,
-    now: i64,
-    progress: Progress<'_>,
-) -> Result<Kept, KeepError> {
-    keep_on(&Disk::default(), model, to, beside, n_threads, now, progress)
+pub fn keep(what: Keep<'_>, n_threads: usize, now: i64, progress: Progress<'_>) -> Result<Kept, KeepError> {
+    keep_on(&Disk::default(), what, n_threads, now, progress)
 }
 
 pub(crate) fn keep_on(
     disk: &Disk,
-    model: &Model,
-    to: &Path,
-    beside: &[(SafePath, Vec<u8>)],
+    what: Keep<'_>,
     n_threads: usize,
     now: i64,
     progress: Progress<'_>,
 ) -> Result<Kept, KeepError> {
+    let to = what.to;
     expect_free(to)?;
     let parent = match to.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -92,7 +101,7 @@ pub(crate) fn keep_on(
     };
     let dir = parent.join(disk::temporary_name());
     let mut bundle = Bundle { disk, dir: &dir, sums: BTreeMap::new(), n_bytes: 0 };
-    let made = bundle.fill(model, beside, n_threads, now, progress).and_then(|()| {
+    let made = bundle.fill(what, n_threads, now, progress).and_then(|()| {
         expect_free(to)?;
         disk.rename(&dir, to)?;
         Ok(disk.sync_dir(parent)?)
@@ -122,14 +131,8 @@ struct Bundle<'b> {
 }
 
 impl Bundle<'_> {
-    fn fill(
-        &mut self,
-        model: &Model,
-        beside: &[(SafePath, Vec<u8>)],
-        n_threads: usize,
-        now: i64,
-        progress: Progress<'_>,
-    ) -> Result<(), KeepError> {
+    fn fill(&mut self, what: Keep<'_>, n_threads: usize, now: i64, progress: Progress<'_>) -> Result<(), KeepError> {
+        let Keep { model, beside, with_person, .. } = what;
         // Every byte is written, and read back.
         let total = model.manifest.size().saturating_mul(2);
         let mut done = 0;
@@ -140,7 +143,7 @@ impl Bundle<'_> {
                 progress(done, total);
             })?;
         }
-        self.records(&model.dir.join(RECORDS), Path::new(RECORDS), 0)?;
+        self.records(&model.dir.join(RECORDS), Path::new(RECORDS), with_person, 0)?;
         for (path, bytes) in beside {
             self.write(path.as_str(), bytes)?;
         }
@@ -175,7 +178,7 @@ impl Bundle<'_> {
     }
 
     /// Takes records along: all but those of changes under way.
-    fn records(&mut self, from: &Path, to: &Path, depth: usize) -> Result<(), KeepError> {
+    fn records(&mut self, from: &Path, to: &Path, with_person: bool, depth: usize) -> Result<(), KeepError> {
         for path in disk::names_in(from)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let kind = std::fs::symlink_metadata(&path).map_err(DiskError::of("look at it", &path))?;
@@ -184,12 +187,15 @@ impl Bundle<'_> {
             }
             let to = to.join(&name);
             if kind.is_dir() && depth < MAX_DEPTH {
-                self.records(&path, &to, depth + 1)?;
+                self.records(&path, &to, with_person, depth + 1)?;
                 continue;
             }
             let called = to.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
             let is_record = kind.is_file() && called.parse::<SafePath>().is_ok();
             match disk::read_bounded(&path, MAX_RECORD)?.filter(|_| is_record) {
+                Some(bytes) if depth == 0 && name == record::RECORD && !with_person => {
+                    self.write(&called, &Record::parse(&bytes)?.redacted().to_json()?)?;
+                }
                 Some(bytes) => self.write(&called, &bytes)?,
                 None => return Err(KeepError::Record(path)),
             }

@@ -321,6 +321,20 @@ pub(crate) fn clone_file(from: &File, to: &File) -> bool {
     }
 }
 
+/// Bytes that are free where `dir` lies; `None` if the system does not say.
+pub(crate) fn free(dir: &Path) -> io::Result<Option<u64>> {
+    #[cfg(unix)]
+    {
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = dir;
+        Ok(None)
+    }
+}
+
 /// Fills `bytes` from the place `start` of a file.
 pub(crate) fn read_exact_at(file: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
     #[cfg(unix)]

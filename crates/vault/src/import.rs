@@ -9,6 +9,7 @@ use crate::hashing::{self, Progress};
 use crate::manifest::{MAX_FILES, ModelName};
 use crate::model::{RECORDS, split_set};
 use crate::path::{PathError, SafePath};
+use crate::record::{Folder, RecordError};
 use crate::store::{Adopted, Origin, Staged, Store, StoreError};
 use crate::tree::Tree;
 use std::collections::BTreeMap;
@@ -57,6 +58,19 @@ pub enum ImportError {
     /// The store could not keep it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The record of its terms is none.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Not enough room.
+    #[error("{}: {need} bytes are to be copied, {free} are free: make room, or name another folder with PUNA_HOME", home.display())]
+    Space {
+        /// The store.
+        home: PathBuf,
+        /// Bytes.
+        need: u64,
+        /// Bytes.
+        free: u64,
+    },
     /// It can't be opened as a model.
     #[error("{0}; nothing was imported")]
     Model(Box<puna_checkpoint::Error>),
@@ -147,14 +161,14 @@ pub fn import(store: &Store, what: &Import<'_>, now: i64, progress: Progress<'_>
     let absent = gathered.hold_against_checklists()?;
 
     let staging = Staging::create(store)?;
-    let total = gathered.files.iter().map(|file| file.size).sum();
+    let total: u64 = gathered.files.iter().map(|file| file.size).sum();
     let mut done = 0;
     let mut imported = Counts::default();
     let mut staged = Vec::new();
     for (i, found) in gathered.files.iter().enumerate() {
         let at = staging.dir.join(i.to_string());
         let before = done;
-        let (sha256, tree) = bring(store, found, &at, what.link, &mut imported, &mut |n| {
+        let (sha256, tree) = bring(store, found, &at, what.link, total - before, &mut imported, &mut |n| {
             done += n;
             progress(done, total);
         })?;
@@ -167,6 +181,7 @@ pub fn import(store: &Store, what: &Import<'_>, now: i64, progress: Progress<'_>
         source: format!("import of {}", what.path.display()),
     };
     let adopted = store.adopt(&origin, &staged, now)?;
+    carry(&Folder::of(&path), &Folder::of(&adopted.model.dir))?;
     Ok(Imported {
         adopted,
         linked: imported.linked,
@@ -175,6 +190,17 @@ pub fn import(store: &Store, what: &Import<'_>, now: i64, progress: Progress<'_>
         absent,
         n_left_out: gathered.n_left_out,
     })
+}
+
+/// Takes the record of the terms along that lies beside the model, of a bundle for instance, unless there is one.
+fn carry(from: &Folder, to: &Folder) -> Result<(), RecordError> {
+    let (Some(record), None) = (from.read()?, to.read()?) else { return Ok(()) };
+    for document in &record.terms {
+        if let Some(bytes) = from.document(document.sha256_raw)? {
+            to.keep(&bytes)?;
+        }
+    }
+    to.write(&record.imported())
 }
 
 #[derive(Default)]
@@ -204,12 +230,13 @@ impl Drop for Staging<'_> {
     }
 }
 
-/// Puts a file where the store can take it from, and hashes it.
+/// Puts a file where the store can take it from, and hashes it. With those behind it, it has `to_come` bytes.
 fn bring(
     store: &Store,
     found: &Found,
     at: &Path,
     link: bool,
+    to_come: u64,
     counts: &mut Counts,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Hex<32>, Tree), ImportError> {
@@ -231,6 +258,12 @@ fn bring(
             hash_there(progress)?
         } else {
             store.disk().remove(at)?;
+            match disk::free(store.home()).map_err(DiskError::of("look how much is free", store.home()))? {
+                Some(free) if free < to_come => {
+                    return Err(ImportError::Space { home: store.home().to_owned(), need: to_come, free });
+                }
+                _ => {}
+            }
             hashing::copy(store.disk(), &found.at, found.size, at, published, progress)?
         }
     };

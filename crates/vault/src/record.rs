@@ -838,6 +838,14 @@ impl Record {
         record
     }
 
+    /// The record as another machine takes it in: what was accepted elsewhere, by whomever.
+    #[must_use]
+    pub fn imported(&self) -> Record {
+        let mut record = self.redacted();
+        record.acceptances.iter_mut().for_each(|acceptance| acceptance.kind = AcceptanceKind::Imported);
+        record
+    }
+
     /// The record as it is written.
     ///
     /// # Errors

@@ -507,13 +507,17 @@ fn in_another_process() {
     store.adopt(&origin("a/b", None), &stage_all(&staging, &dir.join("from")), NOW).unwrap();
 }
 
+fn of<'a>(model: &'a Model, to: &'a Path, beside: &'a [(SafePath, Vec<u8>)]) -> Keep<'a> {
+    Keep { model, to, beside, with_person: false }
+}
+
 #[test]
 fn bundles_stand_alone() {
     let kept = Kept::new();
     fs::write(kept.at(RECORDS).join("licence.json"), "{}").unwrap();
     let to = kept.dir.path().join("bundle");
     let beside = [("NOTICE".parse().unwrap(), b"notice".to_vec())];
-    let made = bundle::keep(&kept.model, &to, &beside, 2, NOW, &quiet).unwrap();
+    let made = bundle::keep(of(&kept.model, &to, &beside), 2, NOW, &quiet).unwrap();
     assert_eq!(made.n_files + 1, files_in(&to).len());
     fs::remove_dir_all(kept.store.home()).unwrap();
 
@@ -535,13 +539,13 @@ fn bundles_stand_alone() {
     let to = kept.dir.path().join("again");
     let store = Store::open(&kept.dir.path().join("home")).unwrap();
     let small = store.adopt(&origin("a/b", None), &[stage(kept.dir.path(), "a", b"a")], NOW).unwrap().model;
-    let error = bundle::keep(&model, &to, &[], 2, NOW, &quiet).unwrap_err();
+    let error = bundle::keep(of(&model, &to, &[]), 2, NOW, &quiet).unwrap_err();
     assert!(matches!(error, KeepError::Damaged { .. }), "{error}");
     assert!(!to.exists());
     let twice = [("BIN".parse().unwrap(), Vec::new()), ("BIN".parse().unwrap(), Vec::new())];
-    let error = bundle::keep(&small, &to, &twice, 2, NOW, &quiet).unwrap_err();
+    let error = bundle::keep(of(&small, &to, &twice), 2, NOW, &quiet).unwrap_err();
     assert!(matches!(error, KeepError::Taken(_)), "{error}");
-    let error = bundle::keep(&model, &moved, &[], 2, NOW, &quiet).unwrap_err();
+    let error = bundle::keep(of(&model, &moved, &[]), 2, NOW, &quiet).unwrap_err();
     assert!(matches!(error, KeepError::Exists(_)), "{error}");
     assert_eq!(fs::read_dir(kept.dir.path()).unwrap().count(), 4, "nothing is left of what failed");
 }
@@ -554,7 +558,7 @@ fn a_bundle_of_a_model_with_names_like_its_own() {
         ["sha256sums", "READ-ME-FIRST.txt", "a b"].map(|path| stage(dir.path(), path, b"x")).into();
     let model = store.adopt(&origin("a/b", None), &staged, NOW).unwrap().model;
     let to = dir.path().join("bundle");
-    bundle::keep(&model, &to, &[], 1, NOW, &quiet).unwrap();
+    bundle::keep(of(&model, &to, &[]), 1, NOW, &quiet).unwrap();
     let sums = fs::read_to_string(to.join("puna-SHA256SUMS")).unwrap();
     assert!(sums.contains("  puna-READ-ME-FIRST.txt\n") && sums.contains("  a b\n"), "{sums}");
     let manifest = Manifest::parse(&fs::read(to.join(RECORDS).join(MANIFEST)).unwrap()).unwrap();

@@ -4,7 +4,7 @@ use super::{counted, named, now, with_bar};
 use crate::show::byte_bar;
 use anyhow::Result;
 use puna_cpu::Cpu;
-use puna_vault::bundle;
+use puna_vault::bundle::{self, Keep};
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
@@ -24,6 +24,9 @@ pub struct Args {
     /// The new folder
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
+    /// With the name of who accepted its terms, and what shows it
+    #[arg(long)]
+    with_person: bool,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -31,9 +34,9 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let model = named(&args.model)?;
-    let kept = with_bar(byte_bar("keeping", 0), |progress| {
-        bundle::keep(&model, &args.to, &[], Cpu::default_threads(), now(), progress)
-    })?;
+    let what = Keep { model: &model, to: &args.to, beside: &[], with_person: args.with_person };
+    let kept =
+        with_bar(byte_bar("keeping", 0), |progress| bundle::keep(what, Cpu::default_threads(), now(), progress))?;
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", json!({ "dir": args.to, "n_files": kept.n_files, "bytes": kept.n_bytes }))?;

@@ -1,5 +1,6 @@
 //! What a download asks of the file system, so that tests can let it fail.
 
+use crate::disk;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -69,14 +70,7 @@ impl Disk for FileSystem {
         file.sync_data()
     }
 
-    #[cfg(unix)]
     fn free(&self, dir: &Path) -> io::Result<Option<u64>> {
-        let stat = rustix::fs::statvfs(dir)?;
-        Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
-    }
-
-    #[cfg(not(unix))]
-    fn free(&self, _: &Path) -> io::Result<Option<u64>> {
-        Ok(None)
+        disk::free(dir)
     }
 }

@@ -1,7 +1,7 @@
 //! Changes that end at each of their steps: by an error, by a kill, by a power cut.
 
 use super::*;
-use crate::bundle;
+use crate::bundle::{self, Keep};
 use crate::disk::{Step, Watch};
 use crate::events;
 use crate::hashing::hash;
@@ -343,7 +343,14 @@ fn a_bundle_is_whole_or_not_there() {
         &|store, made| {
             let model = store.find("a/b").unwrap();
             let to = made.home().join("bundle");
-            bundle::keep_on(&store.disk, &model, &to, &[], 1, NOW, &quiet).is_ok()
+            bundle::keep_on(
+                &store.disk,
+                Keep { model: &model, to: &to, beside: &[], with_person: false },
+                1,
+                NOW,
+                &quiet,
+            )
+            .is_ok()
         },
         &|made, is_done, end| {
             let bundle = made.home().join("bundle");
