@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 use puna_checkpoint::synth::{self, Container, Shape, Weights};
-use puna_vault::bundle::{self, KeepError};
+use puna_vault::bundle::{self, Keep, KeepError};
 use puna_vault::events;
 use puna_vault::manifest::{File, Manifest};
 use puna_vault::model::{EVENTS, MANIFEST, Model, RECORDS};

@@ -3,9 +3,9 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each program uses a part; tests may unwrap")]
 
 #[path = "../../../engine/tests/fake/mod.rs"]
-mod model;
+mod engine;
 
-use model::Fake;
+use engine::Fake;
 use puna_engine::{BatchLimits, Batcher, Engine, PAGE_LEN, Sampling};
 use puna_llama::{KvFormat, Through, kv_shape};
 use puna_serve::app::{About, App, ChatFormat, Model};
@@ -44,27 +44,40 @@ impl ChatFormat for Meta {
 /// Holds the model's forward passes back while it is closed.
 #[derive(Default)]
 pub struct Gate {
-    closed: Mutex<bool>,
+    /// How many it lets through before it is closed; none if it is open.
+    left: Mutex<Option<usize>>,
     opened: Condvar,
 }
 
 impl Gate {
     pub fn close(&self) {
-        *self.closed.lock().unwrap() = true;
+        self.close_after(0);
+    }
+
+    pub fn close_after(&self, passes: usize) {
+        *self.left.lock().unwrap() = Some(passes);
     }
 
     pub fn open(&self) {
-        *self.closed.lock().unwrap() = false;
+        *self.left.lock().unwrap() = None;
         self.opened.notify_all();
     }
 
     fn pass(&self) {
-        let _open = self.opened.wait_while(self.closed.lock().unwrap(), |closed| *closed).unwrap();
+        let mut left = self.opened.wait_while(self.left.lock().unwrap(), |left| *left == Some(0)).unwrap();
+        if let Some(left) = &mut *left {
+            *left -= 1;
+        }
     }
 }
 
-/// A model with a cache for so many tokens, for so many requests in work and waiting.
+/// A server's program over [`model`].
 pub fn app(cache_tokens: usize, requests: usize, gate: Arc<Gate>) -> Arc<App> {
+    Arc::new(App::new(model(cache_tokens, requests, gate)))
+}
+
+/// A model with a cache for so many tokens, for so many requests in work and waiting.
+pub fn model(cache_tokens: usize, requests: usize, gate: Arc<Gate>) -> Model {
     let mut fake = Fake::new(VOCAB, CONTEXT, 7);
     fake.shape = kv_shape(&fake.config, KvFormat::F32, cache_tokens);
     fake.cache = vec![(0, 0); fake.shape.n_pages * PAGE_LEN];
@@ -77,7 +90,7 @@ pub fn app(cache_tokens: usize, requests: usize, gate: Arc<Gate>) -> Arc<App> {
     let limits = ServiceLimits { requests, tokens: usize::MAX };
     let service = Service::start(Batcher::new(engine, None, BatchLimits::default()), pulse, limits);
     let tokenizer = tokenizer();
-    Arc::new(App::new(Model {
+    Model {
         name: "fake".into(),
         adapters: Vec::new(),
         service,
@@ -86,5 +99,5 @@ pub fn app(cache_tokens: usize, requests: usize, gate: Arc<Gate>) -> Arc<App> {
         format: Box::new(Meta),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         about: About { n_parameters: 0, n_bytes: 0, format: "none".into(), summary: None, licence: None },
-    }))
+    }
 }
