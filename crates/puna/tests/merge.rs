@@ -205,6 +205,9 @@ fn licence_and_name_go_along() {
     for expected in ["license: llama3.1\n", "# Llama-Bard\n", "**Built with Llama**", "adapter (times 1)", notice] {
         assert!(card.contains(expected), "expected `{expected}`: {card}");
     }
+    // It may be passed on as it is.
+    let check = ["publish", "--check", text(&out), "--base", text(&base), "--name", "Llama-Bard", "--json"];
+    assert_eq!(puna(&check).json()["refused"], false);
 
     // By the name alone, when the texts are gone; the text is then still to be had.
     fs::remove_file(base.join("LICENSE")).unwrap();

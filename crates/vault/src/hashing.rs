@@ -65,6 +65,11 @@ pub(crate) fn read(
 ) -> Result<(Hasher, Vec<ChainingValue>), DiskError> {
     let mut hasher = Hasher::new(len, published);
     let mut next = |idx: u64, bytes: &mut Vec<u8>| -> Result<(), DiskError> {
+        // The disk goes on while this group is hashed.
+        if idx + 1 < n_groups(len) {
+            let (start, n) = extent(len, idx + 1);
+            disk::read_ahead(file, start, n);
+        }
         read_group(file, len, idx, bytes).map_err(DiskError::of("read it", path))?;
         hasher.update(bytes);
         each(bytes)
