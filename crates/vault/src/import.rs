@@ -181,7 +181,9 @@ pub fn import(store: &Store, what: &Import<'_>, now: i64, progress: Progress<'_>
         source: format!("import of {}", what.path.display()),
     };
     let adopted = store.adopt(&origin, &staged, now)?;
-    carry(&Folder::of(&path), &Folder::of(&adopted.model.dir))?;
+    if path.is_dir() {
+        carry(&Folder::of(&path), &Folder::of(&adopted.model.dir))?;
+    }
     Ok(Imported {
         adopted,
         linked: imported.linked,

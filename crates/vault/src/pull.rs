@@ -60,7 +60,7 @@ pub struct Text {
 }
 
 impl Text {
-    fn found(&self) -> Found<'_> {
+    pub(crate) fn found(&self) -> Found<'_> {
         let http = self
             .commit
             .as_ref()

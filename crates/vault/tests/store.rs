@@ -7,6 +7,8 @@ use puna_vault::bundle::{self, Keep, KeepError};
 use puna_vault::events;
 use puna_vault::manifest::{File, Manifest};
 use puna_vault::model::{EVENTS, MANIFEST, Model, RECORDS};
+use puna_vault::path::SafePath;
+use puna_vault::record::{self, Authority, Folder, Licensee, LicenseeKind};
 use puna_vault::store::{Adopted, Origin, Staged, Store, StoreError};
 use puna_vault::tree::{GROUP, Tree, extent, n_groups, node};
 use puna_vault::verify::{Damage, Depth, Report, What, verify};
@@ -514,7 +516,10 @@ fn of<'a>(model: &'a Model, to: &'a Path, beside: &'a [(SafePath, Vec<u8>)]) -> 
 #[test]
 fn bundles_stand_alone() {
     let kept = Kept::new();
-    fs::write(kept.at(RECORDS).join("licence.json"), "{}").unwrap();
+    let (folder, mut record) = record::of_model(&kept.model, NOW).unwrap();
+    let name = Some("Ada".to_owned());
+    record.licensee = Some(Licensee { kind: LicenseeKind::Person, name, region: None, authority: Authority::Oneself });
+    folder.write(&record).unwrap();
     let to = kept.dir.path().join("bundle");
     let beside = [("NOTICE".parse().unwrap(), b"notice".to_vec())];
     let made = bundle::keep(of(&kept.model, &to, &beside), 2, NOW, &quiet).unwrap();
@@ -526,6 +531,8 @@ fn bundles_stand_alone() {
     let model = Model::open(&moved).unwrap();
     let report = verify(&model, DEEP, 2, &quiet).unwrap();
     assert!(report.faults.is_empty(), "{:?}", report.faults);
+    // Who it was is nobody's business elsewhere.
+    assert_eq!(Folder::of(&moved).read().unwrap(), Some(record.redacted()));
     let sums = || {
         let mut command = std::process::Command::new("sha256sum");
         command.args(["--check", "--quiet", "--strict", "SHA256SUMS"]).current_dir(&moved).output().unwrap()

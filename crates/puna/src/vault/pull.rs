@@ -13,7 +13,7 @@ use puna_vault::http::Patience;
 use puna_vault::meta::{Link, MetaError};
 use puna_vault::path::SafePath;
 use puna_vault::pull::{Access, Plan, PullError};
-use puna_vault::record::{Change, Record};
+use puna_vault::record::Change;
 use puna_vault::source::Source;
 use puna_vault::store::{Adopted, Store};
 use serde_json::{Value, json};
@@ -218,8 +218,8 @@ struct Figures {
 
 impl Figures {
     fn of(plan: &Plan, store: &Store) -> Result<Figures> {
-        let cpu = Cpu::new(Cpu::default_threads()).ok();
-        let bandwidth = cpu.and_then(|cpu| Some(Memory::new(&cpu).ok()?.read_bandwidth(&cpu, PASSES)));
+        let cpu = Cpu::new(Cpu::default_threads());
+        let bandwidth = Memory::new(&cpu).ok().map(|memory| memory.read_bandwidth(&cpu, PASSES));
         Ok(Figures {
             licence: plan.licence().map_or_else(|| "not known".to_owned(), |licence| licence.name.clone()),
             home: store.home().to_owned(),
