@@ -174,7 +174,9 @@ fn what_rounding_did_is_told() {
 fn licence_and_name_go_along() {
     let files = Files::new();
     let base = files.model("Llama-3.1-8B", "F32");
-    fs::write(base.join("LICENSE"), "LLAMA 3.1 COMMUNITY LICENSE AGREEMENT").unwrap();
+    // Only its title is anything like the licence's.
+    let licence = format!("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\n\n{}", "You may do what you like.\n".repeat(40));
+    fs::write(base.join("LICENSE"), &licence).unwrap();
     fs::write(base.join("USE_POLICY.md"), "# Llama 3.1 Acceptable Use Policy").unwrap();
     let checkpoint = open(&base).unwrap();
     let adapter = adapter(&checkpoint, 1, 0.5, Settings::default());
@@ -196,7 +198,7 @@ fn licence_and_name_go_along() {
     let json = run.json();
     assert_eq!((&json["name"], &json["licence"]), (&"Llama-Bard".into(), &"llama3.1".into()));
     let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
-    assert_eq!(read("LICENSE"), "LLAMA 3.1 COMMUNITY LICENSE AGREEMENT");
+    assert_eq!(read("LICENSE"), licence);
     assert!(out.join("USE_POLICY.md").is_file());
     let notice = "Llama 3.1 is licensed under the Llama 3.1 Community License, Copyright © Meta Platforms, Inc. All Rights \
                   Reserved.";

@@ -41,7 +41,7 @@ async fn what_was_said_is_kept_when_the_page_is_left() {
         let stream = TcpStream::connect(address).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         let connection = tokio::spawn(connection);
-        let settings = json!({"max_tokens": 300, "temperature": 0, "ignore_eos": true});
+        let settings = json!({"max_completion_tokens": 300, "temperature": 0});
         let body = json!({"question": "Why?", "settings": settings}).to_string();
         let request = Request::post("/page/answer").header(header::HOST, address.to_string());
         let mut response = sender.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
