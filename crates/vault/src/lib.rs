@@ -8,6 +8,8 @@
 pub mod obligations;
 pub mod openness;
 
+pub mod signing;
+
 pub mod bundle;
 pub mod diff;
 pub mod import;
