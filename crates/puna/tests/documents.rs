@@ -72,6 +72,7 @@ fn commands_in_help_run() {
         "import",
         "list",
         "show",
+        "sign",
         "verify",
         "diff",
         "keep",
@@ -247,6 +248,9 @@ fn prepare(dir: &Path) {
     fs::write(dir.join("tokenizer.model"), tiktoken()).unwrap();
     for name in ["cert.pem", "key.pem"] {
         fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name), dir.join(name)).unwrap();
+    }
+    for name in ["root.pem", "between.pem", "signer.pem", "signer.key"] {
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/signing").join(name), dir.join(name)).unwrap();
     }
     fs::create_dir(dir.join("books")).unwrap();
     fs::write(dir.join("books/first.txt"), "It was a dark and stormy night. ".repeat(9)).unwrap();

@@ -1,4 +1,5 @@
-//! Models that are kept: taken in, found by name, checked, repaired, carried away, removed; their terms, and how open they are.
+//! Models that are kept: taken in, found by name, checked, signed, repaired, carried away, removed; their terms, and how open
+//! they are.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
@@ -120,6 +121,97 @@ fn damage_is_found_and_repaired() {
     assert!(sums.is_ok_and(|sums| sums.status.success()), "as other programs see it");
     flip(&bundle.join("config.json"), 3);
     puna(&other, &["verify", text(&bundle), "--deep"]).failed(&["not what they were"]);
+}
+
+#[test]
+fn a_kept_model_is_signed_by_a_key() {
+    let files = Files::new();
+    let hf = files.model("Llama-bard", "BF16");
+    puna(&files, &["import", text(&hf), "--name", "bard"]).succeeded();
+    let made = puna(&files, &["sign", "--new-key", "mine.key", "--json"]).json();
+    assert_eq!(fs::metadata(files.path("mine.key")).unwrap().permissions().mode() & 0o777, 0o600);
+    puna(&files, &["sign", "--new-key", "mine.key"]).refused(&["mine.key.pub: exists already"]);
+    puna(&files, &["sign", "--new-key", "other.key"]).succeeded();
+
+    let verify = |args: &[&str]| puna(&files, &[&["verify"], args].concat());
+    verify(&["bard", "--key", "mine.key.pub"]).refused(&["manifest.sig"]);
+    let signed = puna(&files, &["sign", "bard", "--key", "mine.key", "--json"]).json();
+    assert_eq!((&signed["by"]["fingerprint"], &signed["by"]["method"]), (&made["fingerprint"], &json!("key")));
+    assert!(signed["says"].as_str().unwrap().contains("what this machine received (import of "), "{signed}");
+    let checked = verify(&["bard", "--key", "mine.key.pub", "--json"]).json();
+    assert_eq!((&checked["as_signed"], &checked["root"]), (&json!(true), &signed["root"]));
+    verify(&["bard", "--key", "other.key.pub"]).refused(&["not by the one that was named"]);
+    verify(&["bard", "--key", "mine.key"]).refused(&["expected a public key, found PRIVATE KEY"]);
+    verify(&["bard", "--key", "mine.key.pub", "--deep"]).misused(&["--deep"]);
+    verify(&["bard", "--signature", "x"]).misused(&["--key"]);
+    let shown = puna(&files, &["show", "bard", "--json"]).json();
+    assert_eq!(shown["events"].as_array().unwrap().last().unwrap()["kind"], "signed");
+    assert_eq!(shown["signature"], signed["signature"]);
+    // A bundle takes it along.
+    puna(&files, &["keep", "bard", "--to", "bundle"]).succeeded();
+    verify(&["./bundle", "--key", "mine.key.pub"]).succeeded();
+    let other = files.write("bundle/extra.py", "import os");
+    let found = verify(&["./bundle", "--key", "mine.key.pub"]).failed(&["1 files are not as they were signed"]);
+    assert!(found.stdout.contains("extra.py: it was not signed"), "{found}");
+    verify(&["./bundle", "--key", "mine.key.pub", "--ignore-unsigned"]).succeeded();
+    fs::remove_file(other).unwrap();
+
+    // Nobody vouches for what is damaged, in whichever way it is signed.
+    let kept = dir(&puna(&files, &["list", "--json"]).json(), "local/bard").join("model.safetensors");
+    flip(&kept, 1000);
+    let found = verify(&["bard", "--key", "mine.key.pub", "--json"]).failed(&["not as they were signed"]);
+    let found: Value = serde_json::from_str(found.stdout.trim()).unwrap();
+    assert_eq!(found["faults"][0]["path"], "model.safetensors");
+    puna(&files, &["sign", "bard", "--key", "mine.key"]).refused(&["model.safetensors", "puna verify --deep"]);
+    puna(&files, &["sign", "bard", "--key", "mine.key", "--shards", "4096"]).refused(&["damaged"]);
+}
+
+#[test]
+fn a_folder_is_signed_by_a_certificate() {
+    let files = Files::new();
+    let hf = files.model("Llama-bard", "BF16");
+    for name in ["root.pem", "between.pem", "signer.pem", "signer.key"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/signing").join(name);
+        fs::copy(from, files.path(name)).unwrap();
+    }
+    let sign = |args: &[&str]| puna(&files, &[&["sign", text(&hf), "--certificate"], args].concat());
+    sign(&["between.pem", "--key", "signer.key"]).refused(&["CN=Between is for another key"]);
+    sign(&["signer.pem"]).misused(&["--key"]);
+    let people = sign(&["signer.pem", "--key", "signer.key", "--chain", "between.pem"]).succeeded().stdout;
+    assert!(people.contains("for whom CN=Between vouches") && people.contains("does not say who made"), "{people}");
+
+    let verify = |args: &[&str]| puna(&files, &[&["verify", text(&hf)], args].concat());
+    let checked = verify(&["--root", "root.pem", "--json"]).json();
+    assert_eq!((&checked["as_signed"], &checked["by"]["issuer"]), (&json!(true), &json!("CN=Between")));
+    verify(&["--root", "root.pem", "--at", "2027-03-01"]).succeeded();
+    verify(&["--root", "root.pem", "--at", "2001-03-01"]).refused(&["is valid from"]);
+    verify(&["--root", "root.pem", "--at", "soon"]).misused(&["2026-11-28"]);
+    let tls = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/cert.pem");
+    verify(&["--root", text(&tls)]).refused(&["does not lead to a root that you trust"]);
+    puna(&files, &["sign", "--new-key", "mine.key"]).succeeded();
+    verify(&["--key", "mine.key.pub"]).refused(&["--root FILE"]);
+
+    // Shards tell where.
+    let shards = ["signer.pem", "--key", "signer.key", "--chain", "between.pem", "--shards", "1000", "-o", "apart.sig"];
+    sign(&shards).succeeded();
+    // The other signature lies in the folder.
+    let ignored = sign(&[&shards[..], &["--ignore", "model.sig", "--json"]].concat()).json();
+    assert!(ignored["ignored"].as_array().unwrap().contains(&json!("model.sig")), "{ignored}");
+    let weights = hf.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    bytes[2500] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let found =
+        verify(&["--root", "root.pem", "--signature", "apart.sig", "--json"]).failed(&["not as they were signed"]);
+    let found: Value = serde_json::from_str(found.stdout.trim()).unwrap();
+    assert_eq!(
+        found["faults"],
+        json!([{
+            "path": "model.safetensors", "what": "model.safetensors: it was changed in bytes 2000 to 3000", "ranges": [[2000, 3000]],
+        }])
+    );
+    // What is not a signature is not written over.
+    sign(&["signer.pem", "--key", "signer.key", "-o", "root.pem"]).refused(&["something else than a signature"]);
 }
 
 /// Only its title is anything like the licence's.

@@ -147,8 +147,7 @@ impl Bundle<'_> {
         for (path, bytes) in beside {
             self.write(path.as_str(), bytes)?;
         }
-        let sums_name = self.free_name("SHA256SUMS");
-        let readme_name = self.free_name("READ-ME-FIRST.txt");
+        let [sums_name, readme_name] = names_beside(self.sums.keys().map(String::as_str));
         self.write(&readme_name, readme(model, &sums_name, now).as_bytes())?;
         let sums: String = self.sums.iter().map(|(path, sum)| format!("{sum}  {path}\n")).collect();
         let (at, bytes) = (self.dir.join(&sums_name), sums.as_bytes());
@@ -220,16 +219,6 @@ impl Bundle<'_> {
         self.disk.make_dirs(self.dir, path.parent().expect("it lies in the bundle"))
     }
 
-    /// A name that no file of the model has, on any file system.
-    fn free_name(&self, name: &str) -> String {
-        let taken = |name: &str| self.sums.keys().any(|path| path.eq_ignore_ascii_case(name));
-        let mut name = name.to_owned();
-        while taken(&name) {
-            name = format!("puna-{name}");
-        }
-        name
-    }
-
     fn sync_dirs(&self, dir: &Path, depth: usize) -> Result<(), DiskError> {
         for path in disk::names_in(dir)? {
             // Paths of a model have no more parts than this.
@@ -260,6 +249,17 @@ impl Bundle<'_> {
         }
         Ok(())
     }
+}
+
+/// What a bundle's hashes and its explanation are called: as no file of the model is, on any file system.
+pub(crate) fn names_beside<'n>(files: impl Iterator<Item = &'n str> + Clone) -> [String; 2] {
+    ["SHA256SUMS", "READ-ME-FIRST.txt"].map(|name| {
+        let mut name = name.to_owned();
+        while files.clone().any(|path| path.eq_ignore_ascii_case(&name)) {
+            name = format!("puna-{name}");
+        }
+        name
+    })
 }
 
 fn readme(model: &Model, sums: &str, now: i64) -> String {

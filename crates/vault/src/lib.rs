@@ -22,6 +22,8 @@ pub mod download;
 pub mod catalogue;
 pub mod http;
 
+pub mod signing;
+
 pub mod bundle;
 pub mod diff;
 pub mod import;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 pub const RECORDS: &str = ".puna";
 /// The manifest, among the records.
 pub const MANIFEST: &str = "manifest.json";
+/// A signature over the files, among the records: see [`signing`](crate::signing).
+pub const SIGNATURE: &str = "manifest.sig";
 /// The log of what happened, among the records: see [`events`](crate::events).
 pub const EVENTS: &str = "events.jsonl";
 /// The trees of a bundle's files, among its records.

@@ -114,7 +114,7 @@ pub struct Other {
 pub enum PullError {
     /// The hub.
     #[error(transparent)]
-    Hub(#[from] HubError),
+    Hub(Box<HubError>),
     /// Meta's server.
     #[error(transparent)]
     Meta(#[from] MetaError),
@@ -172,16 +172,12 @@ pub enum PullError {
     NotGguf(SafePath),
     /// Another hash than the catalogue has.
     #[error(
-        "{id}: the hub has {path} with the {found} at commit {commit}; known is the {expected}: these are not the files that \
-         were published, and nothing was fetched"
+        "{file}: known is the {expected}, and the hub has the {found}: these are not the files that were published, and \
+         nothing was fetched"
     )]
     NotAsKnown {
-        /// The repository.
-        id: ModelName,
-        /// The file.
-        path: SafePath,
-        /// The commit.
-        commit: String,
+        /// Repository, file and commit.
+        file: String,
         /// The known hash.
         expected: Published,
         /// What the hub says.
@@ -209,6 +205,12 @@ pub enum PullError {
         /// Where it lies.
         dir: PathBuf,
     },
+}
+
+impl From<HubError> for PullError {
+    fn from(error: HubError) -> PullError {
+        PullError::Hub(Box::new(error))
+    }
 }
 
 impl Plan {
@@ -647,9 +649,7 @@ fn check_known(listing: &Listing, known: &Known) -> Result<(), PullError> {
         };
         if differs {
             return Err(PullError::NotAsKnown {
-                id: listing.id.clone(),
-                path: file.path.clone(),
-                commit: listing.commit.clone(),
+                file: format!("{}/{} at {}", listing.id, file.path, listing.commit),
                 expected,
                 found: file.published,
             });

@@ -126,11 +126,14 @@ pub async fn look(access: &Access, model: &Model, source: Option<&Source>) -> Re
 async fn at_hub(access: &Access, model: &Model, id: &ModelName) -> Result<Seen, UpstreamError> {
     match ask(access, model, id).await {
         Ok(seen) => Ok(seen),
-        Err(PullError::Hub(HubError::Denied { denial, status, code, said, .. })) => {
-            let said = Some(said).filter(|said| !said.is_empty());
-            Ok(Seen { status: Some(status), code, said, ..Seen::new(state_of(denial)) })
-        }
-        Err(PullError::Hub(HubError::Http(error)) | PullError::Http(error)) => Ok(unreachable(&error)),
+        Err(PullError::Hub(error)) => match *error {
+            HubError::Denied { denial, status, code, said, .. } => {
+                let said = Some(said).filter(|said| !said.is_empty());
+                Ok(Seen { status: Some(status), code, said, ..Seen::new(state_of(denial)) })
+            }
+            HubError::Http(error) => Ok(unreachable(&error)),
+            error => Err(PullError::from(error).into()),
+        },
         Err(error) => Err(error.into()),
     }
 }

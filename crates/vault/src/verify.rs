@@ -357,7 +357,8 @@ impl Work<'_> {
     }
 }
 
-fn on_threads(n_threads: usize, run: impl Fn() + Sync) {
+/// Runs something on several threads at once.
+pub(crate) fn on_threads(n_threads: usize, run: impl Fn() + Sync) {
     std::thread::scope(|scope| {
         for _ in 1..n_threads.max(1) {
             scope.spawn(&run);

@@ -11,6 +11,7 @@ pub mod publish;
 pub mod pull;
 pub mod rm;
 pub mod show;
+pub mod sign;
 pub mod terms;
 pub mod upstream;
 pub mod verify;
@@ -21,7 +22,7 @@ use anyhow::{Context, Result};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use indicatif::ProgressBar;
 use puna_serve::time::Time;
-use puna_vault::model::{Model, ModelError};
+use puna_vault::model::{MANIFEST, Model, ModelError, RECORDS};
 use puna_vault::record::Folder;
 use puna_vault::store::{Store, StoreError};
 use serde_json::{Value, json};
@@ -59,6 +60,16 @@ fn named(model: &str) -> Result<Model> {
         Err(ModelError::NoManifest { .. }) => Ok(store()?.find(model)?),
         opened => Ok(opened?),
     }
+}
+
+/// What somebody names to sign or to check: a model that is kept, or any folder or file. What lies there goes first.
+fn anything(model: &str) -> Result<(PathBuf, Option<Model>)> {
+    let path = Path::new(model);
+    if path.exists() && !path.join(RECORDS).join(MANIFEST).exists() {
+        return Ok((path.to_owned(), None));
+    }
+    let model = named(model)?;
+    Ok((model.dir.clone(), Some(model)))
 }
 
 /// What the command line's MODEL opens: a path that is there, or else a model in the store, if it has one of this name.

@@ -5,6 +5,7 @@ use crate::show::{self, bytes, one_line};
 use anyhow::Result;
 use puna_vault::events;
 use puna_vault::model::{EVENTS, RECORDS};
+use puna_vault::signing;
 use serde_json::json;
 use std::io::Write;
 
@@ -27,6 +28,7 @@ pub fn run(args: Args) -> Result<()> {
     let manifest = &model.manifest;
     let room = store()?.room(&model)?;
     let log = events::read(&model.dir.join(RECORDS).join(EVENTS))?;
+    let signature = Some(signing::usual_place(&model.dir)).filter(|signature| signature.is_file());
     let broken = log.broken.as_ref().map(|broken| format!("line {}: {}", broken.line, broken.why));
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -39,6 +41,7 @@ pub fn run(args: Args) -> Result<()> {
         let events =
             log.events.iter().map(|event| json!({ "at": event.at, "kind": event.kind, "payload": event.payload }));
         json["events"] = events.collect();
+        json["signature"] = json!(signature);
         json["events_broken"] = broken.into();
         writeln!(out, "{json}")?;
         return Ok(());
@@ -55,6 +58,14 @@ pub fn run(args: Args) -> Result<()> {
         bytes(room.alone)
     )?;
     writeln!(out, "hash      {}, over the SHA-256 of all files", manifest.root())?;
+    if let Some(signature) = signature {
+        writeln!(
+            out,
+            "signed    {}; `puna verify {} --key FILE` or `--root FILE` tells by whom",
+            signature.display(),
+            args.model
+        )?;
+    }
     writeln!(out)?;
     let rows: Vec<Vec<String>> = (manifest.files.iter())
         .map(|file| vec![file.path.to_string(), file.sha256.to_string(), bytes(file.size)])

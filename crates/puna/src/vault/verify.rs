@@ -1,14 +1,17 @@
-//! `puna verify`: are the bytes of a model what they were?
+//! `puna verify`: are the bytes of a model what they were, and what somebody signed?
 
 use super::network::NetworkArgs;
-use super::{counted, named, now, runtime, store, with_bar};
+use super::sign::{by_json, statement_json};
+use super::{anything, counted, named, now, runtime, store, with_bar};
 use crate::show::{byte_bar, one_line};
 use anyhow::{Result, bail};
 use puna_cpu::Cpu;
+use puna_text::Date;
 use puna_vault::download::Event;
 use puna_vault::http::Patience;
 use puna_vault::model::Model;
 use puna_vault::pull::refetch;
+use puna_vault::signing::{self, Trust};
 use puna_vault::store::Repair;
 use puna_vault::verify::{Damage, Depth, Fault, Report, What, verify};
 use serde_json::{Value, json};
@@ -19,7 +22,8 @@ use std::sync::Arc;
 /// Check that a model's files are what they were when it was kept
 ///
 /// Needs no connection, but to repair. Without an option it looks at sizes and names alone. Damage is located: by bytes, and
-/// by the tensors that have them.
+/// by the tensors that have them. With a key or with roots, the model, which may then be any folder or file, is held against
+/// its signature instead: by whom it is, and that the folder has the files that were signed and no others.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -28,7 +32,11 @@ Examples:
   puna verify llama --sample 0.01 --json
 
 With a copy elsewhere, which may be damaged itself in other places:
-  puna verify local/Llama-3.1-8B-Instruct --deep --repair-from ./Llama-3.1-8B-Instruct")]
+  puna verify local/Llama-3.1-8B-Instruct --deep --repair-from ./Llama-3.1-8B-Instruct
+
+With a signature, of a model that is kept or of any folder or file:
+  puna verify llama --key ./everyday.key.pub
+  puna verify ./Llama-3.2-1B-Instruct --signature ./small.sig --key ./everyday.key.pub --json")]
 pub struct Args {
     /// A model of `puna list`, or the folder of one, such as a bundle of `puna keep`
     model: String,
@@ -48,11 +56,33 @@ pub struct Args {
     /// Replaces what is damaged from a folder with a copy, too; may be given several times
     #[arg(long, value_name = "DIR")]
     repair_from: Vec<PathBuf>,
+    /// The signature [default: where `puna sign` puts it]
+    #[arg(long, value_name = "FILE", requires = "trust")]
+    signature: Option<PathBuf>,
+    /// The public key of whom the signature is to be by, in PEM
+    #[arg(long, value_name = "FILE", group = "trust", conflicts_with_all = WITHOUT_SIGNATURE)]
+    key: Option<PathBuf>,
+    /// Certificates that are to vouch for the signer's, directly or through others, in PEM; may be given several times
+    #[arg(long, value_name = "FILE", group = "trust", conflicts_with_all = WITHOUT_SIGNATURE, conflicts_with = "key")]
+    root: Vec<PathBuf>,
+    /// Certificates are to be valid on this day, such as 2026-11-28, rather than today: when you know that it was signed then
+    #[arg(long, value_name = "DATE", requires = "root", value_parser = parse_date)]
+    at: Option<Date>,
+    /// Passes over files that were not signed
+    #[arg(long, requires = "trust")]
+    ignore_unsigned: bool,
     #[command(flatten)]
     network: NetworkArgs,
     /// One JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// What is about the manifest.
+const WITHOUT_SIGNATURE: [&str; 5] = ["deep", "sample", "repair", "repair_from", "offline"];
+
+fn parse_date(text: &str) -> Result<Date, String> {
+    Date::parse(text).ok_or_else(|| format!("expected a day such as 2026-11-28, found {text}"))
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
@@ -61,6 +91,9 @@ fn parse_share(text: &str) -> Result<f64, String> {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    if let Some(trust) = trust(&args)? {
+        return signed(&args, &trust);
+    }
     let model = named(&args.model)?;
     let depth = match args.sample {
         None if args.deep => Depth::Deep { sha256: true },
@@ -107,6 +140,75 @@ pub fn run(args: Args) -> Result<()> {
              published, --repair-from DIR from a copy",
             model.full_name()
         );
+    }
+    Ok(())
+}
+
+/// Whom a signature is to be by, if it is about one.
+fn trust(args: &Args) -> Result<Option<Trust>> {
+    const DAY: i64 = 86_400_000;
+    if let Some(key) = &args.key {
+        return Ok(Some(Trust::Key(signing::read_public_key(key)?)));
+    }
+    if args.root.is_empty() {
+        return Ok(None);
+    }
+    let mut roots = Vec::new();
+    for root in &args.root {
+        roots.extend(signing::read_certificates(root)?);
+    }
+    // Its end: the certificate may be of that day itself.
+    let at = args.at.map_or_else(now, |day| (day.days() + 1) * DAY - 1000);
+    Ok(Some(Trust::Roots { roots, at }))
+}
+
+/// Holds a model against its signature.
+fn signed(args: &Args, trust: &Trust) -> Result<()> {
+    let (path, _) = anything(&args.model)?;
+    let signature = args.signature.clone().unwrap_or_else(|| signing::usual_place(&path));
+    let report = with_bar(byte_bar("verifying", 0), |progress| {
+        signing::verify(&path, &signature, trust, args.ignore_unsigned, Cpu::default_threads(), progress)
+    })?;
+    let n_faults = report.faults.len();
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let faults = report.faults.iter().map(|fault| {
+            let mut json = json!({ "path": fault.path, "what": fault.to_string() });
+            if let signing::What::ChangedIn(ranges) = &fault.what {
+                json["ranges"] = ranges.iter().map(|range| json!([range.start, range.end])).collect();
+            }
+            json
+        });
+        let mut json = statement_json(&report.statement);
+        json["signature"] = json!(signature);
+        json["by"] = by_json(&report.signatory);
+        json["as_signed"] = report.faults.is_empty().into();
+        json["bytes_read"] = report.n_bytes.into();
+        json["n_unsigned"] = report.n_unsigned.into();
+        json["n_empty_unsigned"] = report.n_empty.into();
+        json["faults"] = faults.collect();
+        writeln!(out, "{json}")?;
+    } else {
+        for fault in &report.faults {
+            writeln!(out, "{}", one_line(&fault.to_string()))?;
+        }
+        if n_faults == 0 {
+            let by = one_line(&report.signatory.to_string());
+            let what = counted(report.statement.files.len(), report.n_bytes);
+            writeln!(out, "{}: {what} read; they are as they were signed, by {by}", one_line(&args.model))?;
+        }
+        for (n, what) in [
+            (report.n_unsigned, "were not signed, and passed over"),
+            (report.n_empty, "have no bytes and were not signed: a signature by shards can't have them"),
+        ] {
+            if n > 0 {
+                writeln!(out, "{n} files {what}")?;
+            }
+        }
+    }
+    out.flush()?;
+    if n_faults > 0 {
+        bail!("{}: {n_faults} files are not as they were signed in {}", args.model, signature.display());
     }
     Ok(())
 }
