@@ -2,8 +2,8 @@
 //! much memory a download of 405B's size takes.
 //!
 //! ```text
-//! cargo run --release -p puna-vault --example throughput -- [--gb 4] [--connections 8] [--dir DIR] [--rounds 3]
-//! cargo run --release -p puna-vault --example throughput -- --memory [--seconds 60]
+//! cargo run --release -p puna-vault --example download -- [--gb 4] [--connections 8] [--dir DIR] [--rounds 3]
+//! cargo run --release -p puna-vault --example download -- --memory [--seconds 60]
 //! ```
 //!
 //! The server is another process. In rounds, each is measured in turn. With `--memory` the server has 191 files of zeros,
