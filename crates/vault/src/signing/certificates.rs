@@ -185,7 +185,7 @@ impl Certificate {
         match (&key_usage, &extended) {
             (None, None) => Err(error("it has neither a key usage nor an extended key usage")),
             (Some(usage), _) if !usage.digital_signature() => Err(error("its key usage has no digital signature")),
-            (_, Some(extended)) if !extended.0.iter().any(|oid| *oid == CODE_SIGNING) => {
+            (_, Some(extended)) if !extended.0.contains(&CODE_SIGNING) => {
                 Err(error("its extended key usage has no code signing"))
             }
             _ => Ok(()),
@@ -478,21 +478,29 @@ mod tests {
         let ([root, between, leaf], key) = chain();
         assert_eq!((leaf.subject(), leaf.issuer()), ("CN=Somebody".to_owned(), "CN=Between".to_owned()));
         assert_eq!(leaf.key().unwrap().fingerprint(), key.public().fingerprint());
-        check(&[leaf.clone(), between.clone()], &[root.clone()], NOW).unwrap();
+        let check = |chain: &[&Certificate], roots: &[&Certificate]| {
+            let [chain, roots] = [chain, roots].map(|all| all.iter().copied().cloned().collect::<Vec<_>>());
+            check(&chain, &roots, NOW)
+        };
+        check(&[&leaf, &between], &[&root]).unwrap();
         // Whatever else is in the chain, and among the roots.
-        check(&[leaf.clone(), root.clone(), between.clone()], &[leaf_of("CN=Other"), root.clone()], NOW).unwrap();
+        check(&[&leaf, &root, &between], &[&leaf_of("CN=Other"), &root]).unwrap();
         // Somebody may trust the one between, too, or the leaf alone.
-        check(&[leaf.clone()], &[between.clone()], NOW).unwrap();
-        check(&[leaf.clone()], &[leaf.clone()], NOW).unwrap();
+        check(&[&leaf], &[&between]).unwrap();
+        check(&[&leaf], &[&leaf]).unwrap();
 
-        refused(&[leaf.clone()], &[root.clone()], NOW, "its issuer's");
-        refused(&[leaf.clone(), between.clone()], &[], NOW, "its issuer's");
-        refused(&[], &[root.clone()], NOW, "expected a certificate");
+        let refused = |chain: &[&Certificate], roots: &[&Certificate], expected: &str| {
+            let error = check(chain, roots).unwrap_err().to_string();
+            assert!(error.contains(expected), "expected `{expected}`: {error}");
+        };
+        refused(&[&leaf], &[&root], "its issuer's");
+        refused(&[&leaf, &between], &[], "its issuer's");
+        refused(&[], &[&root], "expected a certificate");
         // Another root of the same name.
         let other = issue(Says { extensions: authority(None), ..root_like() }, &p521(9), &p521(9));
-        refused(&[leaf.clone(), between.clone()], &[other], NOW, "does not lead to a root");
+        refused(&[&leaf, &between], &[&other], "does not lead to a root");
         // The chain's own root says nothing.
-        refused(&[leaf, between, root.clone()], &[leaf_of("CN=Other")], NOW, "does not lead to a root");
+        refused(&[&leaf, &between, &root], &[&leaf_of("CN=Other")], "does not lead to a root");
     }
 
     /// A certificate of its own.
