@@ -11,7 +11,7 @@ pub const NAME: &str = "cria";
 pub const ABOUT: &str = "puna's own toy model, a part of the program; open source in every sense: data, code, weights";
 
 /// The model as a GGUF file.
-static FILE: &[u8] = include_bytes!("../../../cria/model/cria.gguf");
+pub static FILE: &[u8] = include_bytes!("../../../cria/model/cria.gguf");
 
 /// A very small model is surer of its first choices than right about the others.
 const TEMPERATURE: f32 = 0.3;

@@ -8,6 +8,8 @@
 pub mod obligations;
 pub mod openness;
 
+pub mod provenance;
+
 pub mod signing;
 
 pub mod bundle;

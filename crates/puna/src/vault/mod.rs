@@ -6,6 +6,7 @@ pub mod import;
 pub mod keep;
 pub mod list;
 pub mod openness;
+pub mod provenance;
 pub mod publish;
 pub mod rm;
 pub mod show;

@@ -472,6 +472,26 @@ pub fn survey(
     n_threads: usize,
     progress: Progress<'_>,
 ) -> Result<Statement, SigningError> {
+    take(path, selection, false, n_threads, progress)
+}
+
+/// [`survey`], of files alone: what can't be signed is passed over.
+pub(crate) fn survey_files(
+    path: &Path,
+    selection: &Selection<'_>,
+    n_threads: usize,
+    progress: Progress<'_>,
+) -> Result<Statement, SigningError> {
+    take(path, selection, true, n_threads, progress)
+}
+
+fn take(
+    path: &Path,
+    selection: &Selection<'_>,
+    passes_over: bool,
+    n_threads: usize,
+    progress: Progress<'_>,
+) -> Result<Statement, SigningError> {
     let Selection { method, allow_symlinks, .. } = *selection;
     let place = Place::of(path)?;
     let mut ignored: BTreeSet<String> = VERSION_CONTROL.map(str::to_owned).into();
@@ -482,7 +502,7 @@ pub fn survey(
         path: place.root.clone(),
         fault: Fault { path: path.to_owned(), what },
     };
-    if let Some((name, other)) = found.others.into_iter().next() {
+    if let Some((name, other)) = found.others.into_iter().next().filter(|_| !passes_over) {
         return Err(unsignable(&name, other.into()));
     }
     let n_parts = found.files.values().fold(0, |sum: u64, &len| sum.saturating_add(Signed::n_parts(method, len)));
