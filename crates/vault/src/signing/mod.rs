@@ -69,7 +69,7 @@ pub enum SigningError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        error: CertificateError,
+        error: Box<CertificateError>,
     },
     /// Two keys.
     #[error("the certificate of {0} is for another key than the one that was given to sign with")]
@@ -80,7 +80,7 @@ pub enum SigningError {
         /// The signature.
         path: PathBuf,
         /// What is wrong.
-        error: CertificateError,
+        error: Box<CertificateError>,
     },
     /// A file that is no signature.
     #[error("{}: {error}", path.display())]
@@ -327,7 +327,7 @@ impl Signer {
         chain: Vec<Certificate>,
         now: i64,
     ) -> Result<Signer, SigningError> {
-        let error = |error| SigningError::Certificates { path: path.to_owned(), error };
+        let error = |error| SigningError::Certificates { path: path.to_owned(), error: Box::new(error) };
         let leaf = chain.first().ok_or_else(|| error(CertificateError::None))?;
         if leaf.key().map_err(error)? != key.public() {
             return Err(SigningError::Pair(leaf.subject()));
@@ -386,7 +386,7 @@ pub fn read_public_key(path: &Path) -> Result<PublicKey, SigningError> {
 /// # Errors
 /// When it can't be read, or holds none.
 pub fn read_certificates(path: &Path) -> Result<Vec<Certificate>, SigningError> {
-    let error = |error| SigningError::Certificates { path: path.to_owned(), error };
+    let error = |error| SigningError::Certificates { path: path.to_owned(), error: Box::new(error) };
     Certificate::from_pem(&read(path, MAX_KEYS)?).map_err(error)
 }
 
@@ -654,7 +654,7 @@ fn authenticate(bundle: &Bundle, path: &Path, trust: &Trust) -> Result<Signatory
             (key.clone(), Signatory::Key(expected))
         }
         (Material::Certificates(chain), Trust::Roots { roots, at }) => {
-            let untrusted = |error| SigningError::Untrusted { path: path.to_owned(), error };
+            let untrusted = |error| SigningError::Untrusted { path: path.to_owned(), error: Box::new(error) };
             let chain = chain.iter().map(|der| Certificate::from_der(der)).collect::<Result<Vec<_>, _>>();
             let chain = chain.map_err(untrusted)?;
             certificates::check(&chain, roots, *at).map_err(untrusted)?;
