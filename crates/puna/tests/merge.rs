@@ -5,7 +5,7 @@
 
 mod model;
 
-use model::{Files, Run, VOCAB, puna, text};
+use model::{Files, Run, VOCAB, licence, puna, text};
 use puna_checkpoint::adapter::{self, Adapter, BaseIdentity, Digest, LowRank, Settings};
 use puna_checkpoint::{Checkpoint, Name, open};
 use safetensors::SafeTensors;
@@ -174,8 +174,7 @@ fn what_rounding_did_is_told() {
 fn licence_and_name_go_along() {
     let files = Files::new();
     let base = files.model("Llama-3.1-8B", "F32");
-    // Only its title is anything like the licence's.
-    let licence = format!("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\n\n{}", "You may do what you like.\n".repeat(40));
+    let licence = licence("You may do what you like.");
     fs::write(base.join("LICENSE"), &licence).unwrap();
     fs::write(base.join("USE_POLICY.md"), "# Llama 3.1 Acceptable Use Policy").unwrap();
     let checkpoint = open(&base).unwrap();

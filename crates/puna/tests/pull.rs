@@ -8,11 +8,10 @@ mod model;
 
 use fake::hub::{COMMIT, Hub, TOKEN};
 use fake::{Reply, Server};
-use model::{Files, Run, binary, run, text};
-use serde_json::{Value, json};
+use model::{Files, Run, binary, flip, kept_dir, licence, run, text};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,11 +28,6 @@ fn puna(files: &Files, hub: &str, token: Option<&str>, args: &[&str]) -> Run {
         command.env("HF_TOKEN", token);
     }
     run(&mut command, b"")
-}
-
-/// Only its title is anything like the licence's.
-fn licence(words: &str) -> String {
-    format!("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\n\n{}", format!("{words}\n").repeat(40))
 }
 
 /// The files of a tiny Llama as a repository has them. `seed` makes other weights.
@@ -58,14 +52,6 @@ fn repository(files: &Files, name: &str, seed: u64) -> Vec<(String, Arc<Vec<u8>>
 fn hub(files: &[(String, Arc<Vec<u8>>)]) -> Hub {
     let files: Vec<(&str, Arc<Vec<u8>>)> = files.iter().map(|(path, body)| (path.as_str(), Arc::clone(body))).collect();
     Hub::start(&files)
-}
-
-/// The folder of a kept model.
-fn dir(listed: &Value, name: &str) -> PathBuf {
-    listed["models"].as_array().unwrap().iter().find(|model| model["name"] == name).unwrap()["dir"]
-        .as_str()
-        .unwrap()
-        .into()
 }
 
 /// All files below a folder, but for the records of terms, which grow.
@@ -122,7 +108,7 @@ fn a_model_is_pulled() {
     assert_eq!(terms["acceptances"][0]["terms"].as_array().unwrap().len(), 2);
     let shown = puna(&files, offline, None, &["show", ID, "--json"]).json();
     assert_eq!(shown["source"], format!("hf:{ID}@{COMMIT}"));
-    let kept = dir(&puna(&files, offline, None, &["list", "--json"]).json(), ID);
+    let kept = kept_dir(&puna(&files, offline, None, &["list", "--json"]).json(), ID);
     for (path, body) in repository.iter().filter(|(path, _)| !path.contains('/')) {
         assert!(fs::read(kept.join(path)).unwrap() == **body, "{path}");
     }
@@ -145,14 +131,9 @@ fn what_is_damaged_is_fetched_again() {
     let fake = hub(&repository(&files, "tiny", 0));
     let address = fake.hub.url("");
     puna(&files, &address, None, &["pull", &format!("hf:{ID}"), "--accept-license"]).succeeded();
-    let kept = dir(&puna(&files, &address, None, &["list", "--json"]).json(), ID);
+    let kept = kept_dir(&puna(&files, &address, None, &["list", "--json"]).json(), ID);
     let path = kept.join("model.safetensors");
-    let mut bytes = fs::read(&path).unwrap();
-    let at = bytes.len() / 2;
-    bytes[at] ^= 1;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    fs::write(&path, &bytes).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    flip(&path, fs::metadata(&path).unwrap().len() as usize / 2);
 
     let offline = puna(&files, &address, None, &["verify", ID, "--deep", "--repair", "--offline"]);
     assert!(offline.code == Some(2), "{offline}");
@@ -172,7 +153,7 @@ fn a_withdrawn_model_stays() {
     let source = format!("hf:{ID}");
     puna(&files, &address, Some(TOKEN), &["pull", &source, "--accept-license"]).succeeded();
     let home = files.path("home");
-    let kept = dir(&puna(&files, &address, None, &["list", "--json"]).json(), ID);
+    let kept = kept_dir(&puna(&files, &address, None, &["list", "--json"]).json(), ID);
     let (before, blobs) = (contents(&kept), contents(&home.join("store")));
     let terms =
         |part: &str| puna(&files, "http://127.0.0.1:9", None, &["terms", "show", ID, "--json"]).json()[part].clone();

@@ -5,31 +5,19 @@
 
 mod model;
 
-use model::{Files, Run, binary, run, text};
+use model::{Files, Run, binary, flip, kept_dir, licence, run, text};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+
+/// What the licence of these tests allows.
+const WORDS: &str = "You may do what you like.";
 
 /// `puna` with a home of its own.
 fn puna(files: &Files, args: &[&str]) -> Run {
     run(binary().args(args).env("PUNA_HOME", files.path("home")).current_dir(files.path("")), b"")
-}
-
-/// Changes one bit of a file that is not to be changed.
-fn flip(path: &Path, at: usize) {
-    let mut bytes = fs::read(path).unwrap();
-    bytes[at] ^= 1;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
-    fs::write(path, bytes).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).unwrap();
-}
-
-/// Where `puna list` says that a model lies.
-fn dir(listed: &Value, name: &str) -> PathBuf {
-    let model = listed["models"].as_array().unwrap().iter().find(|model| model["name"] == name);
-    model.unwrap_or_else(|| panic!("{name}: {listed}"))["dir"].as_str().unwrap().into()
 }
 
 #[test]
@@ -86,7 +74,7 @@ fn damage_is_found_and_repaired() {
     puna(&files, &["import", text(&hf), "--name", "bard"]).succeeded();
     let whole = puna(&files, &["verify", "bard", "--deep", "--json"]).json();
     assert_eq!((&whole["whole"], &whole["faults"]), (&json!(true), &json!([])));
-    let kept = dir(&puna(&files, &["list", "--json"]).json(), "local/bard").join("model.safetensors");
+    let kept = kept_dir(&puna(&files, &["list", "--json"]).json(), "local/bard").join("model.safetensors");
     assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o444);
 
     let at = fs::metadata(&kept).unwrap().len() as usize - 5;
@@ -157,7 +145,7 @@ fn a_kept_model_is_signed_by_a_key() {
     fs::remove_file(other).unwrap();
 
     // Nobody vouches for what is damaged, in whichever way it is signed.
-    let kept = dir(&puna(&files, &["list", "--json"]).json(), "local/bard").join("model.safetensors");
+    let kept = kept_dir(&puna(&files, &["list", "--json"]).json(), "local/bard").join("model.safetensors");
     flip(&kept, 1000);
     let found = verify(&["bard", "--key", "mine.key.pub", "--json"]).failed(&["not as they were signed"]);
     let found: Value = serde_json::from_str(found.stdout.trim()).unwrap();
@@ -214,16 +202,11 @@ fn a_folder_is_signed_by_a_certificate() {
     sign(&["signer.pem", "--key", "signer.key", "-o", "root.pem"]).refused(&["something else than a signature"]);
 }
 
-/// Only its title is anything like the licence's.
-fn licence() -> String {
-    format!("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\n\n{}", "You may do what you like.\n".repeat(40))
-}
-
 #[test]
 fn terms_are_read_accepted_and_carried_on() {
     let files = Files::new();
     let base = files.model("Llama-3.1-8B", "BF16");
-    fs::write(base.join("LICENSE"), licence()).unwrap();
+    fs::write(base.join("LICENSE"), licence(WORDS)).unwrap();
     puna(&files, &["import", text(&base), "--name", "meta-llama/Llama-3.1-8B"]).succeeded();
     let shown = puna(&files, &["terms", "show", "meta-llama/Llama-3.1-8B", "--text"]).succeeded().stdout;
     assert!(shown.contains("Llama 3.1 Community License") && shown.contains("not accepted"), "{shown}");
@@ -234,15 +217,15 @@ fn terms_are_read_accepted_and_carried_on() {
     let record = puna(&files, &["terms", "show", "meta-llama/Llama-3.1-8B", "--json"]).json();
     assert_eq!(record["acceptances"][0]["terms"], json!([record["terms"][0]["sha256_raw"]]));
 
-    let other = files.write("other.txt", licence().replace("like.\nYou", "want.\nYou"));
+    let other = files.write("other.txt", licence(WORDS).replace("like.\nYou", "want.\nYou"));
     let diff = puna(&files, &["terms", "diff", "meta-llama/Llama-3.1-8B", "--with", text(&other)]).succeeded().stdout;
     assert!(diff.contains("[-like.-]") && diff.contains("{+want.+}"), "{diff}");
     puna(&files, &["terms", "export", "meta-llama/Llama-3.1-8B", "--to", "terms"]).succeeded();
     let hash = record["terms"][0]["sha256_raw"].as_str().unwrap();
-    assert_eq!(fs::read_to_string(files.path("terms").join("terms").join(hash)).unwrap(), licence());
+    assert_eq!(fs::read_to_string(files.path("terms").join("terms").join(hash)).unwrap(), licence(WORDS));
 
     // What was accepted outlives the model.
-    let dir = dir(&puna(&files, &["list", "--json"]).json(), "meta-llama/Llama-3.1-8B");
+    let dir = kept_dir(&puna(&files, &["list", "--json"]).json(), "meta-llama/Llama-3.1-8B");
     puna(&files, &["rm", "meta-llama/Llama-3.1-8B"]).succeeded();
     assert!(dir.join(".puna/licence.json").is_file() && !dir.join("config.json").exists());
 }
@@ -251,7 +234,7 @@ fn terms_are_read_accepted_and_carried_on() {
 fn what_is_passed_on_is_checked() {
     let files = Files::new();
     let base = files.model("Llama-3.1-8B", "BF16");
-    fs::write(base.join("LICENSE"), licence()).unwrap();
+    fs::write(base.join("LICENSE"), licence(WORDS)).unwrap();
     let derived = files.model("bard", "BF16");
     fs::write(derived.join("README.md"), "---\nbase_model: meta-llama/Llama-3.1-8B\n---\n\n# Bard\n").unwrap();
     let check = ["publish", "--check", text(&derived), "--base", text(&base)];
@@ -263,7 +246,7 @@ fn what_is_passed_on_is_checked() {
     assert_eq!(fixed["refused"], false);
     let notice = fs::read_to_string(derived.join("NOTICE")).unwrap();
     assert!(notice.contains("Copyright © Meta Platforms, Inc. All Rights Reserved."), "{notice}");
-    assert_eq!(fs::read_to_string(derived.join("LICENSE")).unwrap(), licence());
+    assert_eq!(fs::read_to_string(derived.join("LICENSE")).unwrap(), licence(WORDS));
     assert!(fs::read_to_string(derived.join("README.md")).unwrap().contains("Built with Llama"));
 }
 

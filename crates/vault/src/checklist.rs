@@ -10,6 +10,9 @@ pub const MAX_CHECKLIST: u64 = 1 << 20;
 /// What is no list.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChecklistError {
+    /// Bytes that are no text.
+    #[error("checklist.chk: expected text in UTF-8, found something else")]
+    Text,
     /// A line that is none.
     #[error("checklist.chk: line {line}: expected an MD5, two spaces and a file's name, found {found:?}")]
     Line {
@@ -31,7 +34,7 @@ pub enum ChecklistError {
 /// # Errors
 /// When a line is none, or a name leads elsewhere or is there twice.
 pub fn parse(bytes: &[u8]) -> Result<BTreeMap<SafePath, Hex<16>>, ChecklistError> {
-    let text = String::from_utf8_lossy(bytes);
+    let text = std::str::from_utf8(bytes).map_err(|_| ChecklistError::Text)?;
     let mut files = BTreeMap::new();
     let mut folded = BTreeSet::new();
     for (idx, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -61,6 +64,11 @@ mod tests {
         let files = parse(text.as_bytes()).unwrap();
         let paths: Vec<&str> = files.keys().map(SafePath::as_str).collect();
         assert_eq!(paths, ["..hidden", "consolidated.00.pth", "params.json"]);
+        let text = "900150983cd24fb0d6963f7d28e17f72  ./a\n\n00000000000000000000000000000000 *b/c d\r\n";
+        let files = parse(text.as_bytes()).unwrap();
+        assert_eq!(files[&"a".parse().unwrap()], "900150983cd24fb0d6963f7d28e17f72".parse().unwrap());
+        assert_eq!(files[&"b/c d".parse().unwrap()], Hex([0; 16]));
+        assert_eq!(parse(b"\xff"), Err(ChecklistError::Text));
         for (line, part) in [
             (format!("{md5}  ../x"), "leads out of its folder"),
             (format!("{md5}  ././x"), "leads out of its folder"),
@@ -69,6 +77,8 @@ mod tests {
             (format!("{md5}a"), "line 1: expected an MD5"),
             (format!("{}é  x", &md5[1..]), "line 1: expected an MD5"),
             ("<html>".to_owned(), "line 1: expected an MD5"),
+            ("x  a".to_owned(), "line 1: expected an MD5"),
+            (md5.clone(), "line 1: expected an MD5"),
         ] {
             let error = parse(line.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
@@ -81,6 +91,11 @@ mod tests {
             if let Ok(files) = parse(text.as_bytes()) {
                 prop_assert!(files.keys().all(|path| !path.as_str().split('/').any(|part| part == "..")));
             }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes);
         }
     }
 }

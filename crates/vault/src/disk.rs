@@ -321,17 +321,6 @@ pub(crate) fn clone_file(from: &File, to: &File) -> bool {
     }
 }
 
-/// Lets the system read `len` bytes from the place `start` while something else is done.
-pub(crate) fn read_ahead(file: &File, start: u64, len: u64) {
-    #[cfg(target_os = "linux")]
-    {
-        // A hint: where it is not taken, reading takes as long as before.
-        let _ = rustix::fs::fadvise(file, start, std::num::NonZero::new(len), rustix::fs::Advice::WillNeed);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (file, start, len);
-}
-
 /// Bytes that are free where `dir` lies; `None` if the system does not say.
 pub(crate) fn free(dir: &Path) -> io::Result<Option<u64>> {
     #[cfg(unix)]
@@ -363,7 +352,8 @@ pub(crate) fn read_exact_at(file: &File, bytes: &mut [u8], start: u64) -> io::Re
     }
 }
 
-fn write_all_at(file: &File, bytes: &[u8], start: u64) -> io::Result<()> {
+/// Writes all bytes from the place `start` of a file on.
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], start: u64) -> io::Result<()> {
     #[cfg(unix)]
     return std::os::unix::fs::FileExt::write_all_at(file, bytes, start);
     #[cfg(windows)]

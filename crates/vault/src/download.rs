@@ -16,6 +16,7 @@ mod remote;
 pub use disk::{Disk, FileSystem};
 
 use crate::digest::{Hex, Published};
+use crate::disk::DiskError;
 use crate::http::{Answer, Credential, Hops, Http, HttpError, Request, Url};
 use crate::manifest::{ManifestError, check_paths};
 use crate::path::SafePath;
@@ -330,6 +331,12 @@ pub enum DownloadError {
         /// How it failed.
         source: io::Error,
     },
+}
+
+impl From<DiskError> for DownloadError {
+    fn from(DiskError { path, error, .. }: DiskError) -> DownloadError {
+        DownloadError::io(&path)(error)
+    }
 }
 
 impl DownloadError {

@@ -68,7 +68,7 @@ pub(crate) fn read(
         // The disk goes on while this group is hashed.
         if idx + 1 < n_groups(len) {
             let (start, n) = extent(len, idx + 1);
-            disk::read_ahead(file, start, n);
+            disk::will_need(file, start, n);
         }
         read_group(file, len, idx, bytes).map_err(DiskError::of("read it", path))?;
         hasher.update(bytes);

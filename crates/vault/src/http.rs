@@ -407,6 +407,18 @@ impl Http {
         }
     }
 
+    /// A short file, such as the text of a licence. `None` where there is none, or a page in its place.
+    ///
+    /// # Errors
+    /// As [`Http::ask`], and when it is longer than `limit` bytes.
+    pub async fn text(&self, url: &Url, limit: u64) -> Result<Option<Vec<u8>>, HttpError> {
+        let mut answer = self.ask(&Request::get(url)).await?;
+        if answer.status() != 200 || answer.content_type().as_deref() == Some("text/html") {
+            return Ok(None);
+        }
+        answer.body(limit).await.map(Some)
+    }
+
     fn check(&self, url: &Url) -> Result<(), HttpError> {
         let Some(name) = url.host_str() else {
             return Err(HttpError::Scheme(shown(url)));

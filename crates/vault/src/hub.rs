@@ -18,8 +18,8 @@ pub const ENDPOINT: &str = "https://huggingface.co";
 const MAX_PAGE: u64 = 16 << 20;
 /// The longest answer about a repository, in bytes; that has a line for each file, and the card's header.
 const MAX_INFO: u64 = 16 << 20;
-/// The longest `config.json`, in bytes.
-const MAX_CONFIG: usize = 1 << 20;
+/// The longest `config.json` that is read, in bytes.
+pub(crate) const MAX_CONFIG: u64 = 1 << 20;
 /// Of a message from the hub no more is shown.
 const MAX_MESSAGE: usize = 300;
 
@@ -573,7 +573,7 @@ fn belongs(path: &str) -> bool {
 /// With what it is instead.
 pub fn check_config(id: &ModelName, json: &[u8]) -> Result<(), HubError> {
     let error = |why: String| HubError::NotLlama { id: id.clone(), why };
-    if json.len() > MAX_CONFIG {
+    if json.len() as u64 > MAX_CONFIG {
         return Err(error(format!("its config.json has {} bytes, expected at most {MAX_CONFIG}", json.len())));
     }
     let config: serde_json::Map<String, serde_json::Value> =
@@ -775,7 +775,7 @@ mod tests {
             ("{}", "names no architecture"),
             ("[]", "can't be read"),
             (&"[".repeat(100_000), "can't be read"),
-            (&" ".repeat(MAX_CONFIG + 1), "expected at most"),
+            (&" ".repeat(MAX_CONFIG as usize + 1), "expected at most"),
         ] {
             let error = check(json).unwrap_err();
             assert!(error.contains(part), "{error}");

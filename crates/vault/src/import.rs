@@ -260,11 +260,8 @@ fn bring(
             hash_there(progress)?
         } else {
             store.disk().remove(at)?;
-            match disk::free(store.home()).map_err(DiskError::of("look how much is free", store.home()))? {
-                Some(free) if free < to_come => {
-                    return Err(ImportError::Space { home: store.home().to_owned(), need: to_come, free });
-                }
-                _ => {}
+            if let Some(free) = store.free()?.filter(|free| *free < to_come) {
+                return Err(ImportError::Space { home: store.home().to_owned(), need: to_come, free });
             }
             hashing::copy(store.disk(), &found.at, found.size, at, published, progress)?
         }

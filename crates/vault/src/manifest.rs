@@ -100,9 +100,7 @@ impl Manifest {
     /// What `sha256sum -c` reads.
     #[must_use]
     pub fn checksums(&self) -> String {
-        let mut files: Vec<&File> = self.files.iter().collect();
-        files.sort_by(|a, b| a.path.cmp(&b.path));
-        files.iter().map(|file| format!("{}  {}\n", file.sha256, file.path)).collect()
+        checksums(self.files.iter().map(|file| (&file.path, file.sha256)))
     }
 
     /// The sum of the files' sizes, in bytes.
@@ -110,6 +108,13 @@ impl Manifest {
     pub fn size(&self) -> u64 {
         self.files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.size))
     }
+}
+
+/// The lines that `sha256sum` writes of some files, sorted by path.
+pub(crate) fn checksums<'a>(files: impl Iterator<Item = (&'a SafePath, Hex<32>)>) -> String {
+    let mut files: Vec<(&SafePath, Hex<32>)> = files.collect();
+    files.sort_by_key(|(path, _)| *path);
+    files.iter().map(|(path, hash)| format!("{hash}  {path}\n")).collect()
 }
 
 /// Whether files of these names can lie in one folder on any file system.

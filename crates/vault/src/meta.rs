@@ -9,6 +9,7 @@ use crate::digest::{Hex, Published, sha256};
 use crate::download::{Item, Locate, LocateError, Location, ProbeError, probe};
 use crate::http::{Http, HttpError, Request, Url, host, is_this_machine, shown};
 use crate::path::{PathError, SafePath};
+use crate::record::MAX_DOCUMENT;
 use futures_util::future::BoxFuture;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -17,8 +18,6 @@ use std::sync::Mutex;
 
 /// The domain of all such links.
 const DOMAIN: &str = "llamameta.net";
-/// The longest of the terms, in bytes.
-const MAX_TERMS: u64 = 1 << 20;
 
 /// A signed link. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -187,11 +186,7 @@ impl Meta {
     pub async fn terms(&self) -> Result<[(&'static str, Option<Vec<u8>>); 2], MetaError> {
         let mut terms = [("LICENSE", None), ("USE_POLICY.md", None)];
         for (name, bytes) in &mut terms {
-            let url = self.link.to(name);
-            let mut answer = self.http.ask(&Request::get(&url)).await?;
-            if answer.status() == 200 && answer.content_type().as_deref() != Some("text/html") {
-                *bytes = Some(answer.body(MAX_TERMS).await?);
-            }
+            *bytes = self.http.text(&self.link.to(name), MAX_DOCUMENT).await?;
         }
         Ok(terms)
     }

@@ -7,11 +7,11 @@
 use crate::catalogue::{Model as Known, Native};
 use crate::digest::{Hex, Published, sha256};
 use crate::disk::DiskError;
-use crate::download::{self, AtUrls, DownloadError, Downloader, Item, Locate, ProbeError, probe};
-use crate::http::{Http, HttpError, Request, Token, Url, shown};
+use crate::download::{self, AtUrls, DownloadError, Downloader, Item, Locate};
+use crate::http::{Http, HttpError, Token, Url, shown};
 use crate::hub::{self, Entry, Hub, HubError, Listing};
 use crate::licence::{Declared, Licence};
-use crate::manifest::{self, ManifestError, ModelName};
+use crate::manifest::{self, ManifestError, ModelName, checksums};
 use crate::meta::{Link, Meta, MetaError};
 use crate::model::{Model, split_set};
 use crate::path::{PathError, SafePath};
@@ -24,8 +24,6 @@ use std::sync::Arc;
 
 /// The longest card of a model that is read, in bytes.
 const MAX_CARD: u64 = 4 << 20;
-/// The longest `config.json` that is read, in bytes.
-const MAX_CONFIG: u64 = 1 << 20;
 
 /// How sources are reached.
 #[derive(Clone)]
@@ -39,7 +37,7 @@ pub struct Access {
 }
 
 impl Access {
-    fn hub(&self) -> Result<Hub, HubError> {
+    pub(crate) fn hub(&self) -> Result<Hub, HubError> {
         Hub::new(self.http.clone(), &self.endpoint, self.token.clone())
     }
 }
@@ -121,16 +119,6 @@ pub enum PullError {
     /// Some other server.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// An address that gives nothing.
-    #[error(
-        "{url}: {answer}: check the address; what is for members only can be got in a browser, and taken in with `puna import`"
-    )]
-    Denied {
-        /// Where.
-        url: String,
-        /// Who answered what.
-        answer: String,
-    },
     /// The download.
     #[error(transparent)]
     Download(#[from] DownloadError),
@@ -257,7 +245,7 @@ impl Plan {
             hub.check_access(&listing.id).await?;
         }
         if file.is_none() {
-            let config = read(&hub, &listing, "config.json", MAX_CONFIG).await?;
+            let config = read(&hub, &listing, "config.json", hub::MAX_CONFIG).await?;
             hub::check_config(&listing.id, &config)?;
         }
         let card = match listing.find("README.md") {
@@ -318,24 +306,19 @@ impl Plan {
     }
 
     async fn of_url(access: &Access, url: &Url) -> Result<Plan, PullError> {
-        let urls = addresses(url)?;
+        let locate = AtUrls { http: access.http.clone(), urls: addresses(url)? };
         let mut items = Vec::new();
         let mut seen = String::new();
-        for (path, url) in &urls {
-            let location = probe(&access.http, url, None).await.map_err(|error| match error {
-                ProbeError::Http(error) => PullError::Http(error),
-                ProbeError::Denied(answer) => PullError::Denied { url: shown(url), answer: answer.to_string() },
-            })?;
+        for path in locate.urls.keys() {
+            let location = locate.locate(path).await.map_err(DownloadError::Locate)?;
             seen += &format!("{path} {:?} {:?}\n", location.size, location.version);
             items.push(Item { path: path.clone(), size: location.size, published: None, tree: None });
         }
         let mut texts = Vec::new();
         for file in ["LICENSE", "USE_POLICY.md"] {
             let beside = beside(url, file);
-            let mut answer = access.http.ask(&Request::get(&beside)).await?;
-            let is_page = answer.content_type().is_some_and(|kind| kind == "text/html");
-            if let (200, false, Some(role)) = (answer.status(), is_page, Role::of_file(file)) {
-                let bytes = answer.body(MAX_DOCUMENT).await?;
+            let bytes = access.http.text(&beside, MAX_DOCUMENT).await?;
+            if let (Some(role), Some(bytes)) = (Role::of_file(file), bytes) {
                 let source_url = Some(shown(&beside));
                 texts.push(Text { role, bytes, source_url, channel: Channel::Web, commit: None });
             }
@@ -351,7 +334,7 @@ impl Plan {
             declared: None,
             evidence: Evidence::default(),
             http: access.http.clone(),
-            locate: Arc::new(AtUrls { http: access.http.clone(), urls }),
+            locate: Arc::new(locate),
         })
     }
 
@@ -421,7 +404,7 @@ impl Plan {
     /// When it can't be read or written.
     pub fn record(&self, store: &Store, now: i64) -> Result<(Folder, Record, Vec<Change>), PullError> {
         store.prepare()?;
-        let folder = Folder::of(&store.model_dir(&self.name, &self.revision)?);
+        let folder = self.folder(store)?;
         let found: Vec<Found> = self.texts.iter().map(Text::found).collect();
         for text in &self.texts {
             folder.keep(&text.bytes)?;
@@ -449,8 +432,8 @@ impl Plan {
     /// Fetches what is missing, and keeps the model. What the store has of another model is not fetched again.
     ///
     /// # Errors
-    /// When the terms are not accepted, and as [`Downloader::download`] and [`Store::adopt`]: what came is kept, and the same
-    /// call goes on.
+    /// When the terms are not in the record of [`Plan::record`] or not accepted, and as [`Downloader::download`] and
+    /// [`Store::adopt`]: what came is kept, and the same call goes on.
     pub async fn fetch(
         &self,
         store: &Store,
@@ -458,10 +441,10 @@ impl Plan {
         progress: Arc<dyn download::Progress>,
         now: i64,
     ) -> Result<Adopted, PullError> {
-        let (folder, record, _) = self.record(store, now)?;
-        record.check_fetch()?;
+        let folder = self.folder(store)?;
+        folder.read()?.ok_or_else(|| RecordError::NoAgreement(self.name.to_string()))?.check_fetch()?;
+        store.prepare()?;
         let staging = self.staging(store);
-        make_dir(&staging)?;
         // Held until the model is kept: whoever waited for it finds that it is.
         let _lock = download::lock(&staging.with_extension("lock"), &*progress).await?;
         if let Some(model) = self.kept(store)? {
@@ -493,6 +476,11 @@ impl Plan {
         Ok(adopted)
     }
 
+    /// Where the record of the terms lies.
+    fn folder(&self, store: &Store) -> Result<Folder, StoreError> {
+        Ok(Folder::of(&store.model_dir(&self.name, &self.revision)?))
+    }
+
     /// Where files lie until all have come.
     fn staging(&self, store: &Store) -> PathBuf {
         let key = sha256(format!("{}@{}", self.name, self.revision).as_bytes());
@@ -519,31 +507,39 @@ impl Plan {
     }
 }
 
-/// Fetches what a repair misses from where the model came from: just those groups, each checked before it is written.
-///
-/// # Errors
-/// When the model did not come from a server that can be asked again, or that has other bytes now.
-pub async fn refetch(
-    access: &Access,
-    model: &Model,
-    repair: &mut Repair<'_>,
-    progress: Arc<dyn download::Progress>,
-) -> Result<(), PullError> {
-    let no_source = || PullError::NoSource { model: model.full_name(), found: model.manifest.source.clone() };
-    let locate: Arc<dyn Locate> = match Source::parse(&model.manifest.source, |_| false).map_err(|_| no_source())? {
-        Source::Hub { id, revision, .. } => {
-            let hub = access.hub()?;
-            let listing = hub.list(&id, revision.as_deref()).await?;
-            Arc::new(hub::Files::new(&hub, &listing))
-        }
-        Source::Url(url) => Arc::new(AtUrls { http: access.http.clone(), urls: addresses(&url)? }),
-        _ => return Err(no_source()),
-    };
-    let downloader = Downloader { http: access.http.clone(), locate, options: download::Options::default(), progress };
-    let (path, tree) = (repair.path().clone(), Arc::new(repair.tree().clone()));
-    let groups: Vec<u64> = repair.missing().iter().copied().collect();
-    let put = |group: u64, bytes: &[u8]| repair.write(group, bytes).map_err(std::io::Error::other);
-    Ok(downloader.repair(&path, &tree, &groups, put).await?)
+/// Where a kept model came from, to be asked for parts of its files.
+pub struct Again(Downloader);
+
+impl Again {
+    /// Looks for it.
+    ///
+    /// # Errors
+    /// When the model did not come from a server that can be asked again, or that does not answer.
+    pub async fn of(access: &Access, model: &Model, progress: Arc<dyn download::Progress>) -> Result<Again, PullError> {
+        let no_source = || PullError::NoSource { model: model.full_name(), found: model.manifest.source.clone() };
+        let source = Source::parse(&model.manifest.source, |_| false).map_err(|_| no_source())?;
+        let locate: Arc<dyn Locate> = match source {
+            Source::Hub { id, revision, .. } => {
+                let hub = access.hub()?;
+                let listing = hub.list(&id, revision.as_deref()).await?;
+                Arc::new(hub::Files::new(&hub, &listing))
+            }
+            Source::Url(url) => Arc::new(AtUrls { http: access.http.clone(), urls: addresses(&url)? }),
+            _ => return Err(no_source()),
+        };
+        Ok(Again(Downloader { http: access.http.clone(), locate, options: download::Options::default(), progress }))
+    }
+
+    /// Fetches what a repair misses: just those groups, each checked before it is written.
+    ///
+    /// # Errors
+    /// When they can't be had, or are other bytes now.
+    pub async fn fetch(&self, repair: &mut Repair<'_>) -> Result<(), PullError> {
+        let (path, tree) = (repair.path().clone(), Arc::new(repair.tree().clone()));
+        let groups: Vec<u64> = repair.missing().iter().copied().collect();
+        let put = |group: u64, bytes: &[u8]| repair.write(group, bytes).map_err(std::io::Error::other);
+        Ok(self.0.repair(&path, &tree, &groups, put).await?)
+    }
 }
 
 /// Where the files of the set are that the GGUF file at an address belongs to.
@@ -568,28 +564,35 @@ fn make_dir(dir: &Path) -> Result<(), DiskError> {
 
 /// Reads a short file of a repository.
 async fn read(hub: &Hub, listing: &Listing, path: &str, limit: u64) -> Result<Vec<u8>, PullError> {
-    let file = listing.find(path).ok_or_else(|| PullError::NoFile {
+    Ok(hub.read(&listing.id, &listing.commit, entry(listing, path)?, limit).await?)
+}
+
+/// A file that a listing must have.
+fn entry<'l>(listing: &'l Listing, path: &str) -> Result<&'l Entry, PullError> {
+    listing.find(path).ok_or_else(|| PullError::NoFile {
         id: listing.id.clone(),
         path: path.to_owned(),
         commit: listing.commit.clone(),
-    })?;
-    Ok(hub.read(&listing.id, &listing.commit, file, limit).await?)
+    })
 }
 
 /// The terms at the top of a repository.
+fn terms_in(listing: &Listing) -> impl Iterator<Item = (&Entry, Role)> {
+    let top = listing.files.iter().filter(|file| !file.path.as_str().contains('/'));
+    top.filter_map(|file| Some((file, Role::of_file(file.path.as_str())?)))
+}
+
+/// The texts of the terms at the top of a repository.
 pub(crate) async fn texts_of(hub: &Hub, listing: &Listing) -> Result<Vec<Text>, PullError> {
     let mut texts = Vec::new();
-    for file in &listing.files {
-        let path = file.path.as_str();
-        if let Some(role) = Role::of_file(path).filter(|_| !path.contains('/')) {
-            texts.push(Text {
-                role,
-                bytes: read(hub, listing, path, MAX_DOCUMENT).await?,
-                source_url: Some(format!("{}/blob/{}/{path}", hub.page(&listing.id), listing.commit)),
-                channel: Channel::Hf,
-                commit: Some(listing.commit.clone()),
-            });
-        }
+    for (file, role) in terms_in(listing) {
+        texts.push(Text {
+            role,
+            bytes: hub.read(&listing.id, &listing.commit, file, MAX_DOCUMENT).await?,
+            source_url: Some(format!("{}/blob/{}/{}", hub.page(&listing.id), listing.commit, file.path)),
+            channel: Channel::Hf,
+            commit: Some(listing.commit.clone()),
+        });
     }
     Ok(texts)
 }
@@ -599,17 +602,9 @@ fn one_of(listing: &Listing, file: &SafePath) -> Result<Vec<Entry>, PullError> {
     if !file.folded().ends_with(".gguf") {
         return Err(PullError::NotGguf(file.clone()));
     }
-    let mut entries = Vec::new();
-    for path in set_of(file.as_str()) {
-        let entry = listing.find(&path).ok_or_else(|| PullError::NoFile {
-            id: listing.id.clone(),
-            path: path.clone(),
-            commit: listing.commit.clone(),
-        })?;
-        entries.push(entry.clone());
-    }
-    let is_text = |path: &str| !path.contains('/') && Role::of_file(path).is_some();
-    entries.extend(listing.files.iter().filter(|file| is_text(file.path.as_str())).cloned());
+    let set = set_of(file.as_str()).into_iter().map(|path| entry(listing, &path).cloned());
+    let mut entries = set.collect::<Result<Vec<Entry>, PullError>>()?;
+    entries.extend(terms_in(listing).map(|(file, _)| file.clone()));
     Ok(entries)
 }
 
@@ -662,27 +657,24 @@ fn is_weights(path: &str) -> bool {
     [".safetensors", ".gguf", ".pth"].iter().any(|end| path.ends_with(end))
 }
 
-fn root_of(files: BTreeMap<&SafePath, Hex<32>>) -> Hex<32> {
-    let lines: String = files.iter().map(|(path, hash)| format!("{hash}  {path}\n")).collect();
-    sha256(lines.as_bytes())
-}
-
-/// One hash over the weights of a listing, where all of them have a SHA-256.
+/// One hash over the weights of a listing, where all of them have a SHA-256: that of the lines of `sha256sum`.
 pub(crate) fn weights_at_source(items: &[Item]) -> Option<Hex<32>> {
     let weights = items.iter().filter(|item| is_weights(item.path.as_str()));
     let hashes = weights.map(|item| match item.published {
         Some(Published::Sha256(hash)) => Some((&item.path, hash)),
         _ => None,
     });
-    let files: BTreeMap<_, _> = hashes.collect::<Option<_>>()?;
-    (!files.is_empty()).then(|| root_of(files))
+    root_of(hashes.collect::<Option<_>>()?)
 }
 
 /// The same over those of a model.
 pub(crate) fn weights_kept(model: &Model) -> Option<Hex<32>> {
     let weights = model.manifest.files.iter().filter(|file| is_weights(file.path.as_str()));
-    let files: BTreeMap<_, _> = weights.map(|file| (&file.path, file.sha256)).collect();
-    (!files.is_empty()).then(|| root_of(files))
+    root_of(weights.map(|file| (&file.path, file.sha256)).collect())
+}
+
+fn root_of(weights: Vec<(&SafePath, Hex<32>)>) -> Option<Hex<32>> {
+    (!weights.is_empty()).then(|| sha256(checksums(weights.into_iter()).as_bytes()))
 }
 
 /// What tells one set of files from another.

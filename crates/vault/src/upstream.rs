@@ -3,7 +3,7 @@
 use crate::digest::Hex;
 use crate::download::{Item, ProbeError, probe};
 use crate::http::{HttpError, shown};
-use crate::hub::{Denial, Entry, Hub, HubError};
+use crate::hub::{Denial, Entry, HubError};
 use crate::manifest::ModelName;
 use crate::model::Model;
 use crate::pull::{self, Access, PullError, Text};
@@ -139,7 +139,7 @@ async fn at_hub(access: &Access, model: &Model, id: &ModelName) -> Result<Seen, 
 }
 
 async fn ask(access: &Access, model: &Model, id: &ModelName) -> Result<Seen, PullError> {
-    let hub = Hub::new(access.http.clone(), &access.endpoint, access.token.clone())?;
+    let hub = access.hub()?;
     let listing = hub.list(id, None).await?;
     let mut seen = Seen::new(Upstream::Available);
     seen.renamed = (listing.id != *id).then(|| listing.id.clone());

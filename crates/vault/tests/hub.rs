@@ -83,8 +83,6 @@ async fn a_renamed_model_is_found() {
 /// D8: each state has its own words, is asked about once, and the token is in none of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn denials() {
-    let fake = Hub::start(&files());
-    let listing = open(&fake, None).list(&id(), None).await.unwrap();
     let mut seen = BTreeSet::new();
     let restricted = "Access to model x is restricted and you are not in the authorized list.";
     for (token, denial, expected) in [
@@ -99,6 +97,9 @@ async fn denials() {
         (None, (404, "RevisionNotFound", "Invalid rev id"), Denial::NoRevision),
         (None, (404, "EntryNotFound", "Entry not found"), Denial::NoEntry),
     ] {
+        // One of its own for each: a download that ends with an error may leave a request on its way.
+        let fake = Hub::start(&files());
+        let listing = open(&fake, None).list(&id(), None).await.unwrap();
         fake.state.lock().unwrap().denial = Some(denial);
         let hub = open(&fake, token);
         let n_asked = fake.hub.asked().len();
@@ -107,7 +108,7 @@ async fn denials() {
         let text = error.to_string();
         assert!(matches!(error, HubError::Denied { denial, .. } if denial == expected), "{error:?}");
         assert!(!text.contains(TOKEN) && !format!("{error:?} {:?}", fake.hub.url("/")).contains(TOKEN));
-        assert!(seen.insert(text.clone()), "{text}");
+        assert!(seen.insert(text.replace(&fake.hub.url(""), "")), "{text}");
         // In a listing, and in the middle of a download, too.
         assert!(matches!(hub.list(&id(), None).await, Err(HubError::Denied { denial, .. }) if denial == expected));
         let dir = tempfile::tempdir().unwrap();

@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use puna_cpu::Cpu;
 use puna_cpu::measure::Memory;
-use puna_vault::download::{self, Event, FileSystem};
+use puna_vault::download::{self, Event};
 use puna_vault::http::Patience;
 use puna_vault::meta::{Link, MetaError};
 use puna_vault::path::SafePath;
-use puna_vault::pull::{Access, Plan, PullError};
+use puna_vault::pull::{Plan, PullError};
 use puna_vault::record::Change;
 use puna_vault::source::Source;
 use puna_vault::store::{Adopted, Store};
@@ -95,8 +95,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let access = args.network.access(Patience::default())?;
     let runtime = runtime()?;
-    let mut link = given_link(&source)?;
-    let mut plan = runtime.block_on(Plan::of(&access, &source, link.clone()))?;
+    let mut plan = runtime.block_on(Plan::of(&access, &source, given_link(&source)?))?;
     if let Some(path) = &args.license_file {
         let bytes = puna_vault::record::read_document(path)?;
         plan.add_agreement(bytes.with_context(|| format!("{}: no such file", path.display()))?);
@@ -108,9 +107,8 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(model) = plan.kept(&store)? {
         return told(&args, &Adopted { model, shared: plan.bytes(), copied: 0 }, true);
     }
-    let figures = Figures::of(&plan, &store)?;
     if !args.json {
-        print!("{}", figures.text(&plan));
+        print!("{}", Figures::of(&plan, &store).text(&plan));
         std::io::stdout().flush()?;
     }
     if let Some(other) = plan.other_weights(&store)?.filter(|_| !args.beside) {
@@ -125,7 +123,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     if args.dry_run {
         if args.json {
-            println!("{}", figures.json(&plan));
+            println!("{}", Figures::of(&plan, &store).json(&plan));
         }
         return Ok(());
     }
@@ -143,22 +141,12 @@ pub fn run(args: Args) -> Result<()> {
             Ok(adopted) => break adopted,
             Err(error) if is_refused(&error) && std::io::stdin().is_terminal() => {
                 eprintln!("{error}");
-                link = Some(ask_link()?);
-                plan = runtime.block_on(plan_again(&access, &source, link.clone(), &plan))?;
+                plan = runtime.block_on(Plan::of(&access, &source, Some(ask_link()?)))?;
             }
             Err(error) => return Err(error.into()),
         }
     };
     told(&args, &adopted, false)
-}
-
-/// The same with another link.
-async fn plan_again(access: &Access, source: &Source, link: Option<Link>, before: &Plan) -> Result<Plan, PullError> {
-    let mut plan = Plan::of(access, source, link).await?;
-    if plan.texts.is_empty() {
-        plan.texts.clone_from(&before.texts);
-    }
-    Ok(plan)
 }
 
 /// Meta's link, if the source needs one and does not have it.
@@ -217,16 +205,16 @@ struct Figures {
 }
 
 impl Figures {
-    fn of(plan: &Plan, store: &Store) -> Result<Figures> {
+    fn of(plan: &Plan, store: &Store) -> Figures {
         let cpu = Cpu::new(Cpu::default_threads());
         let bandwidth = Memory::new(&cpu).ok().map(|memory| memory.read_bandwidth(&cpu, PASSES));
-        Ok(Figures {
+        Figures {
             licence: plan.licence().map_or_else(|| "not known".to_owned(), |licence| licence.name.clone()),
             home: store.home().to_owned(),
-            free: free(store),
+            free: store.free().ok().flatten(),
             memory: available_memory(),
             bandwidth,
-        })
+        }
     }
 
     /// Tokens a second at most, if every weight is read for each.
@@ -273,12 +261,6 @@ impl Figures {
             "tokens_per_second_at_most": self.speed(plan), "licence": self.licence, "files": files,
         })
     }
-}
-
-/// Bytes that are free where the store lies, or will.
-fn free(store: &Store) -> Option<u64> {
-    let there = store.home().ancestors().find(|dir| dir.is_dir())?;
-    download::Disk::free(&FileSystem, there).ok().flatten()
 }
 
 fn told(args: &Args, adopted: &Adopted, was_here: bool) -> Result<()> {

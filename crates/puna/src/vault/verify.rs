@@ -10,7 +10,7 @@ use puna_text::Date;
 use puna_vault::download::Event;
 use puna_vault::http::Patience;
 use puna_vault::model::Model;
-use puna_vault::pull::refetch;
+use puna_vault::pull::Again;
 use puna_vault::signing::{self, Trust};
 use puna_vault::store::Repair;
 use puna_vault::verify::{Damage, Depth, Fault, Report, What, verify};
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::runtime::Runtime;
 
 /// Check that a model's files are what they were when it was kept
 ///
@@ -223,6 +224,7 @@ fn repair(args: &Args, model: &Model, report: &Report) -> Result<Vec<String>> {
         store.restore_trees(model)?;
     }
     let mut repaired = Vec::new();
+    let mut remote = None;
     for fault in &report.faults {
         // What the manifest says wrongly no copy puts right.
         if matches!(fault.what, What::NoTree | What::Sha256(_)) {
@@ -231,7 +233,12 @@ fn repair(args: &Args, model: &Model, report: &Report) -> Result<Vec<String>> {
         let others: Vec<PathBuf> = args.repair_from.iter().map(|dir| fault.file.path.below(dir)).collect();
         let mut repair = store.repair(model, &fault.file, &others)?;
         if !repair.missing().is_empty() && args.repair && !args.offline {
-            fetch(args, model, &mut repair);
+            // That it can't be had is told; what is damaged stays so.
+            if let Some(remote) = remote.get_or_insert_with(|| Remote::open(args, model))
+                && let Err(error) = remote.fetch(&mut repair)
+            {
+                note(&error);
+            }
         }
         if repair.missing().is_empty() {
             repair.finish(now())?;
@@ -241,15 +248,30 @@ fn repair(args: &Args, model: &Model, report: &Report) -> Result<Vec<String>> {
     Ok(repaired)
 }
 
-/// Fetches what no copy here has. That it can't be had is told; what is damaged stays so.
-fn fetch(args: &Args, model: &Model, repair: &mut Repair<'_>) {
-    let fetched = args.network.access(Patience::default()).and_then(|access| {
-        let progress = Arc::new(|_: Event<'_>| ());
-        Ok(runtime()?.block_on(refetch(&access, model, repair, progress))?)
-    });
-    if let Err(error) = fetched {
-        eprintln!("note: {}", one_line(&format!("{error:#}")));
+/// Where the model came from.
+struct Remote {
+    runtime: Runtime,
+    again: Again,
+}
+
+impl Remote {
+    /// `None`, and why, where nobody can be asked.
+    fn open(args: &Args, model: &Model) -> Option<Remote> {
+        let open = || {
+            let (access, runtime) = (args.network.access(Patience::default())?, runtime()?);
+            let again = runtime.block_on(Again::of(&access, model, Arc::new(|_: Event<'_>| ())))?;
+            Ok(Remote { runtime, again })
+        };
+        open().inspect_err(note).ok()
     }
+
+    fn fetch(&self, repair: &mut Repair<'_>) -> Result<()> {
+        Ok(self.runtime.block_on(self.again.fetch(repair))?)
+    }
+}
+
+fn note(error: &anyhow::Error) {
+    eprintln!("note: {}", one_line(&format!("{error:#}")));
 }
 
 fn to_json(fault: &Fault) -> Value {

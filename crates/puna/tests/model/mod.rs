@@ -59,6 +59,28 @@ impl Files {
     }
 }
 
+/// A text of which only the title is anything like the licence's.
+pub fn licence(words: &str) -> String {
+    format!("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\n\n{}", format!("{words}\n").repeat(40))
+}
+
+/// Changes one bit of a file that is not to be changed.
+#[cfg(unix)]
+pub fn flip(path: &Path, at: usize) {
+    use std::os::unix::fs::PermissionsExt;
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).unwrap();
+}
+
+/// Where `puna list --json` says that a model lies.
+pub fn kept_dir(listed: &Value, name: &str) -> PathBuf {
+    let model = listed["models"].as_array().unwrap().iter().find(|model| model["name"] == name);
+    model.unwrap_or_else(|| panic!("{name}: {listed}"))["dir"].as_str().unwrap().into()
+}
+
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }

@@ -36,34 +36,12 @@ pub trait Disk: Send + Sync {
 pub struct FileSystem;
 
 impl Disk for FileSystem {
-    #[cfg(unix)]
     fn write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(file, bytes, at)
+        disk::write_all_at(file, bytes, at)
     }
 
-    #[cfg(unix)]
     fn read(&self, file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
-    }
-
-    #[cfg(windows)]
-    fn write(&self, file: &File, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let n = std::os::windows::fs::FileExt::seek_write(file, bytes, at)?;
-            (bytes, at) = (&bytes[n..], at + n as u64);
-        }
-        Ok(())
-    }
-
-    #[cfg(windows)]
-    fn read(&self, file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match std::os::windows::fs::FileExt::seek_read(file, bytes, at)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                n => (bytes, at) = (&mut bytes[n..], at + n as u64),
-            }
-        }
-        Ok(())
+        disk::read_exact_at(file, bytes, at)
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {

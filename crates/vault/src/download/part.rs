@@ -264,20 +264,14 @@ impl Part {
     /// the complete new one.
     pub(super) fn write_record(&self, path: &Path, bytes: &[u8]) -> Result<(), DownloadError> {
         let temporary = self.path.with_extension("record");
-        let write = || {
-            let mut file = File::create(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        write().map_err(DownloadError::io(&temporary))?;
-        std::fs::rename(&temporary, path).map_err(DownloadError::io(path))
+        Ok(crate::disk::Disk::default().write_whole(&temporary, path, bytes)?)
     }
 
     /// Syncs the part and gives it its name.
     pub(super) fn finish(&self, path: &Path) -> Result<(), DownloadError> {
         self.disk.sync(&self.file).map_err(DownloadError::io(&self.path))?;
         std::fs::rename(&self.path, path).map_err(DownloadError::io(path))?;
-        sync_directory(path.parent().unwrap_or(Path::new(".")))?;
+        crate::disk::Disk::default().sync_dir(path.parent().unwrap_or(path))?;
         remove(&self.journal_path);
         Ok(())
     }
@@ -295,30 +289,11 @@ pub(super) fn modified(file: &File) -> std::io::Result<u128> {
     Ok(modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos())
 }
 
-/// Makes a rename in a folder last.
-pub(super) fn sync_directory(dir: &Path) -> Result<(), DownloadError> {
-    // Windows can't open directories, and needs no sync for a rename to last.
-    if cfg!(unix) {
-        return File::open(dir).and_then(|dir| dir.sync_all()).map_err(DownloadError::io(dir));
-    }
-    Ok(())
-}
-
 /// Bytes that parts of a file already take on the disk.
 pub(super) fn allocated(dir: &Path, path: &SafePath) -> u64 {
     let journals = journals(dir, &key(path)).unwrap_or_default();
     let parts = journals.iter().filter_map(|(_, journal)| journal.with_extension("part").metadata().ok());
-    parts.map(|part| blocks(&part)).sum()
-}
-
-#[cfg(unix)]
-fn blocks(metadata: &std::fs::Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::blocks(metadata).saturating_mul(512)
-}
-
-#[cfg(not(unix))]
-fn blocks(_: &std::fs::Metadata) -> u64 {
-    0
+    parts.map(|part| crate::disk::allocated(&part)).sum()
 }
 
 fn paths(dir: &Path, subject: &Subject, owner: &Owner) -> (PathBuf, PathBuf) {

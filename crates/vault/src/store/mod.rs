@@ -258,6 +258,15 @@ impl Store {
         self.change().map(drop)
     }
 
+    /// Bytes that are free where it lies, or will lie; `None` if the system does not say.
+    ///
+    /// # Errors
+    /// When the system does not let itself be asked.
+    pub fn free(&self) -> Result<Option<u64>, DiskError> {
+        let there = self.home.ancestors().find(|dir| dir.is_dir()).unwrap_or(&self.home);
+        disk::free(there).map_err(DiskError::of("look how much is free", there))
+    }
+
     /// Through which everything in it is changed.
     pub(crate) fn disk(&self) -> &Disk {
         &self.disk
