@@ -9,6 +9,7 @@ use crate::disk::{self, Disk, DiskError};
 use puna_text::Date;
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// Longest log that is read, in bytes.
@@ -120,11 +121,18 @@ pub(crate) fn append_on(
     kind: &str,
     payload: serde_json::Value,
 ) -> Result<(), EventsError> {
-    let opened = OpenOptions::new().read(true).append(true).open(path);
-    let (file, is_new) = match opened {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (disk.create(path)?, true),
-        opened => (opened.map_err(DiskError::of("open it", path))?, false),
+    let open = || OpenOptions::new().read(true).append(true).open(path);
+    let (opened, is_new) = match open() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // Somebody else may be faster; and whatever he wrote, this goes behind it.
+            let created = disk.create(path).map(drop);
+            created
+                .or_else(|error| if error.error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })?;
+            (open(), true)
+        }
+        opened => (opened, false),
     };
+    let file = opened.map_err(DiskError::of("open it", path))?;
     // Where a file system has no locks, two who append at once can break the chain, and reading shows it.
     let _ = file.lock();
     let bytes = disk::read_bounded(path, MAX_LOG)?.unwrap_or_default();
@@ -200,6 +208,25 @@ mod tests {
         let long = append(&path, 0, "kept", json!("x".repeat(MAX_LINE))).unwrap_err();
         assert!(long.to_string().contains("expected at most 1048576"));
         assert_eq!(read(&path).unwrap(), found);
+    }
+
+    #[test]
+    fn who_begins_a_log_at_once_loses_nothing() {
+        for _ in 0..50 {
+            let (_dir, path) = log(0);
+            let barrier = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for i in 0..4 {
+                    let (barrier, path) = (&barrier, &path);
+                    scope.spawn(move || {
+                        barrier.wait();
+                        append(path, 0, "kept", json!(i)).unwrap();
+                    });
+                }
+            });
+            let found = read(&path).unwrap();
+            assert_eq!((found.events.len(), found.broken, found.torn), (4, None, 0));
+        }
     }
 
     #[test]
