@@ -116,8 +116,13 @@ pub enum Event<'a> {
         path: &'a SafePath,
         /// Its size in bytes.
         size: u64,
-        /// Bytes that are there from an earlier run.
-        kept: u64,
+    },
+    /// Bytes are there from an earlier run, and are what they were.
+    Kept {
+        /// Of which file.
+        path: &'a SafePath,
+        /// How many.
+        bytes: u64,
     },
     /// Bytes came.
     Received {
@@ -366,7 +371,7 @@ struct Shared {
     unclaimed: Arc<Semaphore>,
     pace: Pace,
     /// Bytes that are there of each file, kept and received.
-    received: Mutex<HashMap<SafePath, u64>>,
+    there: Mutex<HashMap<SafePath, u64>>,
 }
 
 impl Shared {
@@ -383,7 +388,7 @@ impl Shared {
             connections: Arc::new(Semaphore::new(n_connections)),
             unclaimed: Arc::new(Semaphore::new(n_connections * UNCLAIMED)),
             pace: Pace::new(of.options.bytes_per_second),
-            received: Mutex::default(),
+            there: Mutex::default(),
         })
     }
 
@@ -391,21 +396,30 @@ impl Shared {
         self.locate.locate(path).await.map_err(DownloadError::Locate)
     }
 
-    fn begins(&self, path: &SafePath, size: u64, kept: u64) {
-        self.received.lock().expect("nothing panics with it").insert(path.clone(), kept);
-        self.progress.event(Event::Begins { path, size, kept });
+    fn begins(&self, path: &SafePath, size: u64) {
+        self.there.lock().expect("nothing panics with it").insert(path.clone(), 0);
+        self.progress.event(Event::Begins { path, size });
     }
 
-    fn received(&self, path: &SafePath, n: usize) {
-        if let Some(bytes) = self.received.lock().expect("nothing panics with it").get_mut(path) {
-            *bytes += n as u64;
+    fn kept(&self, path: &SafePath, bytes: u64) {
+        self.add(path, bytes);
+        self.progress.event(Event::Kept { path, bytes });
+    }
+
+    fn received(&self, path: &SafePath, bytes: u64) {
+        self.add(path, bytes);
+        self.progress.event(Event::Received { path, bytes });
+    }
+
+    fn add(&self, path: &SafePath, n: u64) {
+        if let Some(bytes) = self.there.lock().expect("nothing panics with it").get_mut(path) {
+            *bytes += n;
         }
-        self.progress.event(Event::Received { path, bytes: n as u64 });
     }
 
     /// All that is there of a file is good for nothing.
     fn restarted(&self, path: &SafePath, why: &str) {
-        let bytes = self.received.lock().expect("nothing panics with it").insert(path.clone(), 0).unwrap_or_default();
+        let bytes = self.there.lock().expect("nothing panics with it").insert(path.clone(), 0).unwrap_or_default();
         self.progress.event(Event::Dropped { path, bytes, why });
     }
 }

@@ -303,16 +303,16 @@ impl download::Progress for Progress {
     fn event(&self, event: Event<'_>) {
         match event {
             Event::Locked => self.note("another pull of this model is going on: it is waited for"),
-            Event::Begins { path, size, kept } => {
+            Event::Begins { path, size } => {
                 let mut sizes = self.sizes.lock().expect("nothing panics with it");
                 sizes.insert(path.clone(), size);
                 // Of some files only the server knows the size.
                 self.bar.set_length(self.bar.length().unwrap_or_default().max(sizes.values().sum()));
-                self.bar.inc(kept);
-                if kept > 0 {
-                    // What was there says nothing of the rate.
-                    self.bar.reset_eta();
-                }
+            }
+            Event::Kept { bytes, .. } => {
+                self.bar.inc(bytes);
+                // What was there says nothing of the rate.
+                self.bar.reset_eta();
             }
             Event::Received { bytes, .. } => self.bar.inc(bytes),
             Event::Dropped { path, bytes, why } => {

@@ -60,13 +60,14 @@ pub(super) async fn download(shared: Arc<Shared>, item: Item) -> Result<Done, Do
         return Err(DownloadError::Size { path: item.path, expected, found: size });
     }
     let subject = Subject::new(&item.path, size, item.published, version);
+    shared.begins(&item.path, size);
     if let Some(done) = blocking({
         let (shared, item, subject, path) = (Arc::clone(&shared), item.clone(), subject.clone(), path.clone());
         move || finished(&shared, &item, &subject, &path)
     })
     .await?
     {
-        shared.begins(&item.path, size, size);
+        shared.kept(&item.path, size);
         shared.progress.event(Event::Done { done: &done });
         return Ok(done);
     }
@@ -160,15 +161,7 @@ struct File {
 
 impl File {
     async fn run(self, remote: Option<Remote>, claims: Claims) -> Result<Done, DownloadError> {
-        let size = self.subject.size;
         let (claims, hasher, n_hashed) = self.check_claims(claims).await?;
-        let missing: u64 = claims
-            .iter()
-            .enumerate()
-            .filter(|(_, node)| node.is_none())
-            .map(|(idx, _)| extent(size, idx as u64).1)
-            .sum();
-        self.shared.begins(&self.item.path, size, size - missing);
         let (nodes, hasher) = match remote {
             None => (vec![node(0, 0, &[])], hasher),
             Some(remote) => self.fetch(Arc::new(remote), claims, hasher, n_hashed).await?,
@@ -189,7 +182,7 @@ impl File {
         }
         self.shared.progress.event(Event::Checks { path: &self.item.path });
         for first in (0..n_groups(size)).step_by(HASH_GROUPS as usize) {
-            let part = Arc::clone(&self.part);
+            let (part, shared, path) = (Arc::clone(&self.part), Arc::clone(&self.shared), self.item.path.clone());
             (claims, hasher, n_hashed) = blocking(move || {
                 let mut bytes = Vec::new();
                 for group_idx in first..n_groups(size).min(first + HASH_GROUPS) {
@@ -200,7 +193,10 @@ impl File {
                     part.read(&mut bytes, start)?;
                     if node(size, group_idx, &bytes) != *claimed {
                         *claim = None;
-                    } else if n_hashed == group_idx {
+                        continue;
+                    }
+                    shared.kept(&path, len);
+                    if n_hashed == group_idx {
                         hasher.update(&bytes);
                         n_hashed += 1;
                     }

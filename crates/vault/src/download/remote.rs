@@ -214,7 +214,7 @@ impl Remote {
                 let (now, later) = rest.split_at(rest.len().min(len as usize - cursor.bytes.len()));
                 cursor.bytes.extend_from_slice(now);
                 rest = later;
-                self.shared.received(&self.path, now.len());
+                self.shared.received(&self.path, now.len() as u64);
                 if (cursor.bytes.len() as u64) < len {
                     continue;
                 }

@@ -305,7 +305,8 @@ pub fn downloader_of(http: Http, locate: Arc<dyn Locate>) -> (Downloader, Log) {
         move |event: Event<'_>| {
             let line = match event {
                 Event::Received { .. } | Event::Looks { .. } | Event::Checks { .. } => return,
-                Event::Begins { path, size, kept } => format!("begins {path} {kept}/{size}"),
+                Event::Begins { path, size } => format!("begins {path} {size}"),
+                Event::Kept { path, bytes } => format!("kept {path} {bytes}"),
                 Event::Dropped { path, why, .. } => format!("dropped {path}: {why}"),
                 Event::Waits { why, .. } => format!("waits: {why}"),
                 Event::Relocated { path } => format!("relocated {path}"),
