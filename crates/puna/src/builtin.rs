@@ -1,7 +1,9 @@
 //! cria, the small model that is part of the program; and every model that the command line names.
 
+use crate::vault;
 use anyhow::Result;
 use puna_checkpoint::{Bytes, Checkpoint, gguf};
+use puna_vault::provenance::Role;
 use std::path::Path;
 
 /// What the command line calls it.
@@ -11,7 +13,7 @@ pub const NAME: &str = "cria";
 pub const ABOUT: &str = "puna's own toy model, a part of the program; open source in every sense: data, code, weights";
 
 /// The model as a GGUF file.
-static FILE: &[u8] = include_bytes!("../../../cria/model/cria.gguf");
+pub static FILE: &[u8] = include_bytes!("../../../cria/model/cria.gguf");
 
 /// A very small model is surer of its first choices than right about the others.
 const TEMPERATURE: f32 = 0.3;
@@ -24,9 +26,10 @@ pub fn is_meant(model: &Path) -> bool {
         && !["config.json", "params.json"].iter().any(|config| model.join(config).exists())
 }
 
-/// Opens the model in the program, or the one on disk.
+/// Opens the model in the program, or the one on disk, if it is to be opened.
 pub fn open(model: &Path) -> Result<Checkpoint> {
     if !is_meant(model) {
+        vault::trust::check(Role::Base, model)?;
         return Ok(puna_checkpoint::open(model)?);
     }
     let mut checkpoint = gguf::from_bytes(Path::new(NAME), Bytes::from(FILE))?;

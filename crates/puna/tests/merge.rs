@@ -9,6 +9,7 @@ use model::{Files, Run, VOCAB, licence, puna, text};
 use puna_checkpoint::adapter::{self, Adapter, BaseIdentity, Digest, LowRank, Settings};
 use puna_checkpoint::{Checkpoint, Name, open};
 use safetensors::SafeTensors;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -155,7 +156,9 @@ fn what_rounding_did_is_told() {
     assert!(run.stderr.contains("warning: rounding moves the weights "), "{run}");
     assert!(run.stderr.contains("puna run --adapter"), "{run}");
     fs::remove_file(&out).unwrap();
-    fs::remove_file(made.files.path("out.README.md")).unwrap();
+    for beside in ["out.README.md", "out.provenance.json"] {
+        fs::remove_file(made.files.path(beside)).unwrap();
+    }
 
     let json = made.merge(&out, &[text(&made.first)], &["--json"]).json();
     assert_eq!((json["tensors"].as_array().unwrap().len(), &json["name"]), (15, &"out".into()));
@@ -220,6 +223,106 @@ fn licence_and_name_go_along() {
     assert!(merge(&free, &["--licence", "none", "--json"]).json()["licence"].is_null());
     assert!(!free.join("NOTICE").exists() && free.join("README.md").is_file());
     merge(&files.path("y"), &["--licence", "llama9"]).misused(&["llama9", "llama3.3 or none"]);
+}
+
+#[test]
+fn what_was_merged_says_what_it_was_made_from() {
+    let made = Made::new("hf", "BF16");
+    let record = |path: PathBuf| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();
+    let peft = made.files.path("again");
+    puna(&["adapter", "convert", text(&made.second), "-m", text(&made.model), "-o", text(&peft)]).succeeded();
+    assert_eq!(record(peft.join("provenance.json"))["made_from"][1]["name"], "second.gguf");
+
+    let out = made.files.path("out");
+    made.merge(&out, &[text(&made.first), &format!("{}=0.5", text(&peft))], &["--format", "F16"]).succeeded();
+    let found = record(out.join("provenance.json"));
+    assert_eq!((&found["format"], &found["verb"]), (&json!("puna.provenance/1"), &json!("adapter merge")));
+    assert_eq!(found["options"], json!({ "weights": [1.0, 0.5], "format": "F16" }));
+    let parents = found["made_from"].as_array().unwrap();
+    let of = |key: &str| parents.iter().map(|parent| parent[key].as_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(of("role"), ["base", "adapter", "adapter"]);
+    assert_eq!(of("name"), ["hf", "first", "again"]);
+    // The chain goes on where the files between are gone, and says of which base each was.
+    assert_eq!(parents[2]["provenance"]["verb"], "adapter convert");
+    assert_eq!(parents[2]["provenance"]["made_from"][0]["root"], parents[0]["root"]);
+
+    // Of a file, it lies beside it; of a kept model, among its files, and is shown.
+    let home = made.files.path("home");
+    let kept = |args: &[&str]| model::run(model::binary().args(args).env("PUNA_HOME", &home), b"");
+    kept(&["import", text(&out), "--name", "merged"]).succeeded();
+    let shown = kept(&["show", "merged"]).succeeded().stdout;
+    for expected in ["made      by `adapter merge` of puna", "from the base hf, ", "  by `adapter convert` of puna"] {
+        assert!(shown.contains(expected), "expected `{expected}`: {shown}");
+    }
+    assert_eq!(kept(&["show", "merged", "--json"]).json()["provenance"], found);
+    let last = made.files.path("last.gguf");
+    kept(&["adapter", "merge", "-m", "merged", text(&made.first), "-o", text(&last), "--licence", "none"]).succeeded();
+    let base = &record(made.files.path("last.provenance.json"))["made_from"][0].clone();
+    assert!(base["name"].as_str().unwrap().starts_with("local/merged@"), "{base}");
+    assert_eq!((&base["provenance"], &base["root"]), (&found, &kept(&["show", "merged", "--json"]).json()["root"]));
+    // What lies beside a GGUF file under its name is kept with it.
+    kept(&["import", text(&last), "--name", "last"]).succeeded();
+    assert_eq!(kept(&["show", "last", "--json"]).json()["provenance"]["made_from"][0], *base);
+    // What the store knows better is told.
+    let warning = || kept(&["inspect", text(&last)]).succeeded().stderr;
+    assert_eq!(warning(), "");
+    let path = made.files.path("last.provenance.json");
+    let whole = record(path.clone());
+    for (key, value, expected) in [
+        ("root", json!("0".repeat(64)), "; the one that is kept here is "),
+        ("provenance", json!(null), "says otherwise what it was made from itself"),
+    ] {
+        let mut changed = whole.clone();
+        changed["made_from"][0][key] = value;
+        fs::write(&path, changed.to_string()).unwrap();
+        let warning = warning();
+        assert!(warning.contains("made from the base local/merged@") && warning.contains(expected), "{warning}");
+    }
+    fs::write(&path, r#"{"format": "puna.provenance/1"}"#).unwrap();
+    assert!(warning().contains("last.provenance.json: not a record of what a model was made from"));
+}
+
+#[test]
+fn where_somebody_is_trusted_only_what_they_signed_is_opened() {
+    let made = Made::new("hf", "BF16");
+    let (home, here) = (made.files.path("home"), made.files.path(""));
+    let kept = |args: &[&str]| model::run(model::binary().args(args).env("PUNA_HOME", &home).current_dir(&here), b"");
+    kept(&["import", "hf", "--name", "base"]).succeeded();
+    for key in ["mine.key", "other.key"] {
+        kept(&["sign", "--new-key", key]).succeeded();
+    }
+    let sign = |what: &str, key: &str| {
+        kept(&["sign", what, "--key", key]).succeeded();
+    };
+    let merge = |out: &str| kept(&["adapter", "merge", "-m", "base", "first", "-o", out, "--licence", "none"]);
+    merge("a").succeeded();
+
+    let trusted = home.join("trusted");
+    fs::create_dir(&trusted).unwrap();
+    fs::copy(made.files.path("mine.key.pub"), trusted.join("mine")).unwrap();
+    merge("b").refused(&["not opened", "manifest.sig: it is not signed", text(&trusted)]);
+    sign("base", "other.key");
+    merge("b").refused(&["not opened", "signed by the key"]);
+    sign("base", "mine.key");
+    merge("b").refused(&["not opened", "model.sig: it is not signed"]);
+    sign("first", "mine.key");
+    merge("b").succeeded();
+    // Of a folder that is not kept, all files have to be signed; of an adapter, its own.
+    fs::write(made.files.path("first/log.jsonl"), "{}").unwrap();
+    merge("c").succeeded();
+    sign("b", "mine.key");
+    kept(&["inspect", "b"]).succeeded();
+    fs::write(made.files.path("b/extra"), "").unwrap();
+    kept(&["inspect", "b"]).refused(&["extra: it was not signed"]);
+    // The one in the program needs nobody's signature.
+    kept(&["inspect", "cria"]).succeeded();
+
+    let config = made.files.path("first/adapter_config.json");
+    let changed = fs::read_to_string(&config).unwrap() + "\n";
+    fs::write(&config, changed).unwrap();
+    merge("d").refused(&["adapter_config.json: it was changed"]);
+    fs::write(trusted.join("nobody"), "hello").unwrap();
+    merge("d").refused(&["nobody: expected PEM"]);
 }
 
 #[test]

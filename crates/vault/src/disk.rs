@@ -265,11 +265,16 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, D
         let mut bytes = Vec::new();
         file.take(limit + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
-            return Err(io::Error::other(format!("it is longer than {limit} bytes")));
+            return Err(io::Error::other(format!("expected at most {limit} bytes, found more")));
         }
         Ok(Some(bytes))
     };
     read().map_err(DiskError::of("read it", path))
+}
+
+/// Makes a folder, and those above it.
+pub(crate) fn make_dir(dir: &Path) -> Result<(), DiskError> {
+    std::fs::create_dir_all(dir).map_err(DiskError::of("make it", dir))
 }
 
 /// The names in a folder, sorted; none if there is no such folder.

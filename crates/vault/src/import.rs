@@ -7,9 +7,9 @@ use crate::digest::{Hex, Published};
 use crate::disk::{self, DiskError};
 use crate::hashing::{self, Progress};
 use crate::manifest::{MAX_FILES, ModelName};
-use crate::model::{RECORDS, split_set};
+use crate::model::{PROVENANCE, RECORDS, split_set};
 use crate::path::{PathError, SafePath};
-use crate::record::{Folder, RecordError};
+use crate::record::{DocumentKind, Folder, RecordError};
 use crate::store::{Adopted, Origin, Staged, Store, StoreError};
 use crate::tree::Tree;
 use std::collections::BTreeMap;
@@ -318,7 +318,8 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// A GGUF file, with the others of its set.
+    /// A GGUF file, with the others of its set, and with what lies beside it under its name: its licence, its card, what it
+    /// was made from.
     fn gguf(path: &Path) -> Result<Gathered, ImportError> {
         let files = puna_checkpoint::open(path)?.files;
         let dir = path.parent().unwrap_or(path);
@@ -326,6 +327,16 @@ impl Gathered {
         for file in files {
             let name = file.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             gathered.add(dir, name.to_owned(), file.path.clone(), None, None)?;
+        }
+        let own = format!("{}.", path.file_stem().unwrap_or_default().to_string_lossy());
+        for at in disk::names_in(dir)? {
+            let name = at.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            // `a.b.LICENSE` is the one of `a.b.gguf`, not of `a.gguf`.
+            let is_document = |name: &str| name.split('.').next().and_then(DocumentKind::of_file).is_some();
+            let goes_along = |name: &str| name == PROVENANCE || is_document(name);
+            if name.strip_prefix(&own).is_some_and(goes_along) {
+                gathered.add(dir, name, at, None, None)?;
+            }
         }
         Ok(gathered)
     }

@@ -8,6 +8,8 @@
 pub mod obligations;
 pub mod openness;
 
+pub mod provenance;
+
 pub mod upstream;
 
 pub mod pull;

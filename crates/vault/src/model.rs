@@ -12,6 +12,9 @@ pub const RECORDS: &str = ".puna";
 pub const MANIFEST: &str = "manifest.json";
 /// A signature over the files, among the records: see [`signing`](crate::signing).
 pub const SIGNATURE: &str = "manifest.sig";
+/// What a model was made from, among its files: see [`provenance`](crate::provenance). Beside a GGUF file it has that one's
+/// name before it: `model.provenance.json`.
+pub const PROVENANCE: &str = "provenance.json";
 /// The log of what happened, among the records: see [`events`](crate::events).
 pub const EVENTS: &str = "events.jsonl";
 /// The trees of a bundle's files, among its records.
@@ -74,6 +77,13 @@ impl Model {
         let manifest = read_manifest(&dir.join(RECORDS).join(MANIFEST))?;
         let manifest = manifest.ok_or_else(|| ModelError::NoManifest { dir: dir.to_owned() })?;
         Ok(Model { dir: dir.to_owned(), manifest, trees: dir.join(RECORDS).join(TREES), blobs: None })
+    }
+
+    /// The kept model that a path opens: its folder, or a GGUF file in it. `None` if it is none's.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Model> {
+        let is_opened_by = |model: &Model| model.weights().is_ok_and(|weights| weights == path);
+        Model::open(path).ok().or_else(|| Model::open(path.parent()?).ok().filter(is_opened_by))
     }
 
     /// What `-m` opens: the folder, or the GGUF file in it; of a split one, the first.

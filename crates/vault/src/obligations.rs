@@ -5,7 +5,7 @@
 
 use crate::licence::{self, Check, Declared, Fix, Licence, Obligation, Occasion, Severity};
 use crate::normalise::unwrap_lines;
-use crate::record::{self, Folder, Record, RecordError, Role, State};
+use crate::record::{self, DocumentKind, Folder, Record, RecordError, Role, State};
 use puna_checkpoint::write_file;
 use puna_text::Date;
 use std::path::{Path, PathBuf};
@@ -120,21 +120,6 @@ struct Contents {
     record: Option<Record>,
 }
 
-/// What a document is, by its name: `LICENSE`, `notice.txt`, `Llama-3.1-8B-Q8_0.LICENSE`.
-fn kind(file: &str) -> Option<&'static str> {
-    let stem = file.to_uppercase();
-    let stem = stem.strip_suffix(".TXT").or_else(|| stem.strip_suffix(".MD")).unwrap_or(&stem);
-    match stem.rsplit('.').next().unwrap_or(stem) {
-        "LICENSE" | "LICENCE" => Some("LICENSE"),
-        // `LICENSE-MIT`, where there are several.
-        stem if stem.starts_with("LICENSE-") || stem.starts_with("LICENCE-") => Some("LICENSE"),
-        "NOTICE" => Some("NOTICE"),
-        "USE_POLICY" => Some("USE_POLICY"),
-        "README" => Some("README"),
-        _ => None,
-    }
-}
-
 impl Contents {
     fn read(dir: &Path) -> Result<Contents, CheckError> {
         let failed = |error| CheckError::Read { path: dir.to_owned(), error };
@@ -153,15 +138,17 @@ impl Contents {
             Contents { licences: vec![], notices: vec![], policies: vec![], card: None, is_adapter, record };
         for file in files {
             let path = dir.join(&file);
-            let Some(kind) = kind(&file).filter(|_| path.is_file()) else { continue };
-            let Some(bytes) = record::read(&path, record::MAX_DOCUMENT)? else { continue };
+            let Some(kind) = DocumentKind::of_file(&file).filter(|_| path.is_file()) else { continue };
+            let Some(bytes) = record::read_document(&path)? else { continue };
             let document = Document { file, bytes };
             match kind {
-                "LICENSE" => contents.licences.push(document),
-                "NOTICE" => contents.notices.push(document),
-                "USE_POLICY" => contents.policies.push(document),
+                DocumentKind::Licence => contents.licences.push(document),
+                DocumentKind::Notice => contents.notices.push(document),
+                DocumentKind::UsePolicy => contents.policies.push(document),
                 // That of the folder, before one of a single file in it.
-                _ => contents.card = contents.card.filter(|card| is_plain(&card.file)).or(Some(document)),
+                DocumentKind::Card => {
+                    contents.card = contents.card.filter(|card| is_plain(&card.file)).or(Some(document))
+                }
             }
         }
         Ok(contents)
@@ -566,26 +553,6 @@ fn recorded(publication: &Publication, licence: &Licence, role: Role) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn documents_by_their_names() {
-        for (file, expected) in [
-            ("LICENSE", Some("LICENSE")),
-            ("licence.txt", Some("LICENSE")),
-            ("Notice", Some("NOTICE")),
-            ("NOTICE.md", Some("NOTICE")),
-            ("Llama-3.1-8B-Q8_0.LICENSE", Some("LICENSE")),
-            ("llama3.1.LICENSE", Some("LICENSE")),
-            ("USE_POLICY.md", Some("USE_POLICY")),
-            ("README.md", Some("README")),
-            ("notices", None),
-            ("NOTICE.pdf", None),
-            ("LICENSE-MIT", Some("LICENSE")),
-            ("LICENSES", None),
-        ] {
-            assert_eq!(kind(file), expected, "{file}");
-        }
-    }
 
     #[test]
     fn cards_in_parts() {

@@ -6,7 +6,7 @@
 
 use crate::catalogue::{Model as Known, Native};
 use crate::digest::{Hex, Published, sha256};
-use crate::disk::DiskError;
+use crate::disk::{self, DiskError};
 use crate::download::{self, AtUrls, DownloadError, Downloader, Item, Locate};
 use crate::http::{Http, HttpError, Token, Url, shown};
 use crate::hub::{self, Entry, Hub, HubError, Listing};
@@ -450,7 +450,7 @@ impl Plan {
         if let Some(model) = self.kept(store)? {
             return Ok(Adopted { model, shared: self.bytes(), copied: 0 });
         }
-        make_dir(&staging)?;
+        disk::make_dir(&staging)?;
         self.link_known(store, &staging)?;
         let downloader = Downloader { http: self.http.clone(), locate: Arc::clone(&self.locate), options, progress };
         let done = downloader.download(&staging, &self.items).await?;
@@ -499,7 +499,7 @@ impl Plan {
             if to.exists() {
                 continue;
             }
-            make_dir(to.parent().unwrap_or(staging))?;
+            disk::make_dir(to.parent().unwrap_or(staging))?;
             // Where there are no links it is fetched.
             let _ = store.disk().link(&store.blob(*blob), &to);
         }
@@ -556,10 +556,6 @@ fn beside(url: &Url, file: &str) -> Url {
         parts.pop().push(file);
     }
     url
-}
-
-fn make_dir(dir: &Path) -> Result<(), DiskError> {
-    std::fs::create_dir_all(dir).map_err(DiskError::of("make it", dir))
 }
 
 /// Reads a short file of a repository.

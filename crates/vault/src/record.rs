@@ -5,13 +5,13 @@
 //! tokens and signed links are never in it.
 
 use crate::digest::{Hex, sha256};
+use crate::disk::{self, DiskError};
 use crate::licence::{Ids, Licence, Region};
 use crate::model::{self as kept, RECORDS};
 use crate::normalise::{NORM, sha256_norm};
 use puna_checkpoint::write_file;
 use puna_text::Date;
 use serde::{Deserialize, Serialize};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The form of these records.
@@ -143,14 +143,41 @@ pub enum Role {
     FormText,
 }
 
+/// What is written for people and goes along with a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DocumentKind {
+    Licence,
+    Notice,
+    UsePolicy,
+    /// The model card.
+    Card,
+}
+
+impl DocumentKind {
+    /// By the name of its file: `LICENSE`, `notice.txt`, `Llama-3.1-8B-Q8_0.LICENSE`.
+    pub(crate) fn of_file(name: &str) -> Option<DocumentKind> {
+        let stem = name.to_uppercase();
+        let stem = stem.strip_suffix(".TXT").or_else(|| stem.strip_suffix(".MD")).unwrap_or(&stem);
+        match stem.rsplit('.').next().unwrap_or(stem) {
+            "LICENSE" | "LICENCE" => Some(DocumentKind::Licence),
+            // `LICENSE-MIT`, where there are several.
+            stem if stem.starts_with("LICENSE-") || stem.starts_with("LICENCE-") => Some(DocumentKind::Licence),
+            "NOTICE" => Some(DocumentKind::Notice),
+            "USE_POLICY" => Some(DocumentKind::UsePolicy),
+            "README" => Some(DocumentKind::Card),
+            _ => None,
+        }
+    }
+}
+
 impl Role {
     /// What the file of this name has among those of a model: `LICENSE.txt`, `USE_POLICY.md`.
     #[must_use]
     pub fn of_file(name: &str) -> Option<Role> {
-        match name.split('.').next().unwrap_or(name).to_uppercase().as_str() {
-            "LICENSE" | "LICENCE" => Some(Role::Agreement),
-            "USE_POLICY" => Some(Role::UsePolicy),
-            _ => None,
+        match DocumentKind::of_file(name)? {
+            DocumentKind::Licence => Some(Role::Agreement),
+            DocumentKind::UsePolicy => Some(Role::UsePolicy),
+            DocumentKind::Notice | DocumentKind::Card => None,
         }
     }
 
@@ -502,22 +529,9 @@ pub enum RecordError {
     /// The file system.
     #[error(transparent)]
     Write(Box<puna_checkpoint::Error>),
-    /// The file system.
-    #[error("{path}: {error}")]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// What it said.
-        error: std::io::Error,
-    },
-    /// A file that is too large.
-    #[error("{path}: expected at most {max} bytes, found more")]
-    TooLarge {
-        /// Which file.
-        path: PathBuf,
-        /// How large it may be.
-        max: u64,
-    },
+    /// The disk refused, or a file is too long.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// JSON that is not a record.
     #[error("not a record of a licence: {0}")]
     Json(String),
@@ -1014,7 +1028,7 @@ impl Folder {
     /// # Errors
     /// When it can't be read, or is none.
     pub fn read(&self) -> Result<Option<Record>, RecordError> {
-        let Some(json) = read(&self.record_path(), MAX_RECORD)? else { return Ok(None) };
+        let Some(json) = disk::read_bounded(&self.record_path(), MAX_RECORD)? else { return Ok(None) };
         Record::parse(&json).map(Some)
     }
 
@@ -1024,7 +1038,7 @@ impl Folder {
     /// When it can't be written, or something in it looks like a secret.
     pub fn write(&self, record: &Record) -> Result<(), RecordError> {
         let json = record.to_json()?;
-        make(&self.0)?;
+        disk::make_dir(&self.0)?;
         Ok(write_file(&self.record_path(), &json)?)
     }
 
@@ -1037,7 +1051,7 @@ impl Folder {
         let path = self.document_path(hash);
         // A damaged one gives way to the right one.
         if !matches!(self.document(hash), Ok(Some(_))) {
-            make(&self.0.join(TERMS))?;
+            disk::make_dir(&self.0.join(TERMS))?;
             write_file(&path, bytes)?;
         }
         Ok(hash)
@@ -1049,7 +1063,7 @@ impl Folder {
     /// When they can't be read, or are not what they were.
     pub fn document(&self, hash: Hex<32>) -> Result<Option<Vec<u8>>, RecordError> {
         let path = self.document_path(hash);
-        let Some(bytes) = read(&path, MAX_DOCUMENT)? else { return Ok(None) };
+        let Some(bytes) = read_document(&path)? else { return Ok(None) };
         let found = sha256(&bytes);
         if found != hash {
             return Err(RecordError::Damaged { path, expected: hash, found });
@@ -1058,32 +1072,12 @@ impl Folder {
     }
 }
 
-fn make(dir: &Path) -> Result<(), RecordError> {
-    std::fs::create_dir_all(dir).map_err(|error| RecordError::Io { path: dir.to_owned(), error })
-}
-
 /// A text of at most [`MAX_DOCUMENT`] bytes, if there is a file of this name.
 ///
 /// # Errors
 /// When it can't be read, or is longer.
 pub fn read_document(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
-    read(path, MAX_DOCUMENT)
-}
-
-/// A file, if there is one.
-pub(crate) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, RecordError> {
-    let failed = |error| RecordError::Io { path: path.to_owned(), error };
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > max {
-        return Err(RecordError::TooLarge { path: path.to_owned(), max });
-    }
-    Ok(Some(bytes))
+    Ok(disk::read_bounded(path, MAX_DOCUMENT)?)
 }
 
 #[cfg(test)]
@@ -1268,7 +1262,27 @@ mod tests {
         folder.keep(AGREEMENT).unwrap();
         assert_eq!(folder.document(hash).unwrap().as_deref(), Some(AGREEMENT));
         std::fs::write(folder.record_path(), vec![b' '; MAX_RECORD as usize + 1]).unwrap();
-        assert!(matches!(folder.read(), Err(RecordError::TooLarge { .. })));
+        assert!(folder.read().unwrap_err().to_string().contains("found more"));
+    }
+
+    #[test]
+    fn documents_by_their_names() {
+        for (file, expected) in [
+            ("LICENSE", Some(DocumentKind::Licence)),
+            ("licence.txt", Some(DocumentKind::Licence)),
+            ("Notice", Some(DocumentKind::Notice)),
+            ("NOTICE.md", Some(DocumentKind::Notice)),
+            ("Llama-3.1-8B-Q8_0.LICENSE", Some(DocumentKind::Licence)),
+            ("llama3.1.LICENSE", Some(DocumentKind::Licence)),
+            ("USE_POLICY.md", Some(DocumentKind::UsePolicy)),
+            ("README.md", Some(DocumentKind::Card)),
+            ("notices", None),
+            ("NOTICE.pdf", None),
+            ("LICENSE-MIT", Some(DocumentKind::Licence)),
+            ("LICENSES", None),
+        ] {
+            assert_eq!(DocumentKind::of_file(file), expected, "{file}");
+        }
     }
 
     #[test]

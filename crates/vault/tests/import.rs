@@ -98,6 +98,12 @@ fn folders_and_files_in_every_form() {
     fs::write(single.join("config.json"), material::CONFIG_JSON).unwrap();
     assert_eq!(paths(&place.import(&single.join("x.gguf"))), ["x.gguf"]);
     assert_eq!(paths(&place.import(&single)), ["README.md", "config.json", "x.gguf"]);
+    // What lies beside a file under its name goes along with it, and nothing else.
+    for name in ["x.LICENSE", "x.README.md", "x.provenance.json", "x.json", "x.y.LICENSE", "y.NOTICE"] {
+        fs::write(single.join(name), name).unwrap();
+    }
+    let own = ["x.LICENSE", "x.README.md", "x.gguf", "x.provenance.json"];
+    assert_eq!(paths(&place.import(&single.join("x.gguf"))), own);
 }
 
 /// What the hub's tools make of a folder: a link for each file, to one that has a hash for its name.

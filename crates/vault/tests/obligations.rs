@@ -234,5 +234,5 @@ fn open_models_and_unknown_ones() {
     assert!(error.to_string().contains("--licence"), "{error}");
     put(dir.path(), "LICENSE", &"x".repeat((1 << 20) + 1));
     let error = check(&publication(dir.path(), "something"), Occasion::Push).unwrap_err().to_string();
-    assert!(error.contains("LICENSE: expected at most 1048576 bytes"), "{error}");
+    assert!(error.contains("LICENSE: can't read it: expected at most 1048576 bytes"), "{error}");
 }

@@ -1,8 +1,10 @@
 //! The model that adapters are to be used with: whether it is their base, and the adapters as it needs them.
 
+use crate::vault;
 use anyhow::{Result, bail};
 use puna_checkpoint::Checkpoint;
 use puna_checkpoint::adapter::{self, Adapter, BaseIdentity, Digest, Likeness, Listing};
+use puna_vault::provenance::Role;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -81,6 +83,7 @@ impl<'a> Base<'a> {
     /// the adapter's is told.
     pub fn load(&self, given: &Given) -> Result<(Adapter, f32)> {
         let Given { path, weight } = given;
+        vault::trust::check(Role::Adapter, path)?;
         let listing = adapter::list(path)?;
         self.expect(path, &listing)?;
         let adapter = listing.load(&self.checkpoint.config)?;

@@ -5,8 +5,9 @@ use crate::builtin;
 use crate::show;
 use crate::vault;
 use anyhow::Result;
-use puna_checkpoint::Container;
-use puna_checkpoint::adapter;
+use puna_checkpoint::{Container, adapter, write_file};
+use puna_vault::provenance::Role;
+use serde_json::json;
 use std::path::PathBuf;
 
 /// Convert an adapter between PEFT's form and llama.cpp's
@@ -29,12 +30,14 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    vault::trust::check(Role::Adapter, &args.adapter)?;
     let listing = adapter::list(&args.adapter)?;
     let checkpoint = builtin::open(&args.model)?;
     let config = &checkpoint.config;
     Base::new(&args.model, &checkpoint).expect(&args.adapter, &listing)?;
     let mut adapter = listing.load(config)?;
     let n = adapter.matrices.len();
+    let (name, record) = vault::provenance::record("adapter convert", json!({}), &args.model, &[&args.adapter])?;
     if Container::of(&args.output) == Container::Gguf {
         let folded = adapter::write_gguf(&adapter, &args.output, config)?;
         if !folded.is_empty() {
@@ -44,10 +47,12 @@ pub fn run(args: Args) -> Result<()> {
                 names.join(", ")
             );
         }
+        write_file(&args.output.with_extension(name), &record)?;
     } else {
         // What PEFT loads the base by.
         adapter.settings.base_name.get_or_insert_with(|| args.model.display().to_string());
         adapter::write_peft(&adapter, &args.output, config)?;
+        write_file(&args.output.join(name), &record)?;
     }
     eprintln!("{}: {n} matrices, {} of values", args.output.display(), show::bytes(4 * adapter.n_parameters()));
     Ok(())

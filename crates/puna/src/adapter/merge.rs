@@ -54,9 +54,11 @@ pub fn run(args: Args) -> Result<()> {
     let names: Vec<&str> = adapters.iter().filter_map(|(adapter, _)| adapter.settings.base_name.as_deref()).collect();
     let terms = args.licence.terms(&args.model, &checkpoint, &names, &args.output)?;
     let n_adapters = adapters.len();
+    let mut beside = terms.files(&about(&args));
+    beside.push(record(&args)?);
     let options = Options {
         format: args.format,
-        beside: terms.files(&about(&args)),
+        beside,
         metadata: terms.metadata(),
         vocabulary: vocabulary_for(&args.output, &args.model, &checkpoint)?,
     };
@@ -124,6 +126,14 @@ fn vocabulary_for(out: &Path, model: &Path, checkpoint: &Checkpoint) -> Result<O
 
 /// A rounding error, relative to the change, that is worth a warning.
 const MUCH: f64 = 0.5;
+
+/// What it is made from.
+fn record(args: &Args) -> Result<(String, Vec<u8>)> {
+    let weights: Vec<f32> = args.adapters.iter().map(|given| given.weight).collect();
+    let options = json!({ "weights": weights, "format": args.format.map(|format| format.to_string()) });
+    let adapters: Vec<&Path> = args.adapters.iter().map(|given| given.path.as_path()).collect();
+    vault::provenance::record("adapter merge", options, &args.model, &adapters)
+}
 
 /// What the model card says of the model.
 fn about(args: &Args) -> String {

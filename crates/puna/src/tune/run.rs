@@ -5,6 +5,7 @@ use super::memory::{self, Memory};
 use crate::licence::{LicenceArgs, Terms};
 use crate::machine::Machine;
 use crate::show;
+use crate::vault;
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use puna_checkpoint::adapter::{self, Adapter, BaseIdentity, Digest};
@@ -314,6 +315,8 @@ fn write_result(
     let (out, checkpoint) = (&args.output, &job.checkpoint);
     if let Some(adapter) = adapter {
         adapter::replace_peft(&trained_adapter(adapter, learner)?, out, &checkpoint.config)?;
+        let (name, record) = record(args, job, step)?;
+        write_file(&out.join(name), &record)?;
         return Ok(out.clone());
     }
     let directory = out.join("model");
@@ -337,6 +340,7 @@ fn write_result(
             eprintln!("note: {reminder}");
         }
     }
+    options.beside.push(record(args, job, step)?);
     let mut failed = None;
     let values = &mut |tensor: &Tensor| match values_of(learner, tensor.name, &checkpoint.config) {
         Ok(values) => values,
@@ -355,6 +359,12 @@ fn write_result(
         Some(error) => Err(error.into()),
         None => Ok(model),
     }
+}
+
+/// What it is made from.
+fn record(args: &Args, job: &Job, step: u64) -> Result<(String, Vec<u8>)> {
+    let options = json!({ "data": args.job.data(), "steps": step, "method": job.settings.method });
+    vault::provenance::record("tune run", options, &job.model, &[])
 }
 
 /// The values that a tensor has now, if it is trained; an embedding that is tied to the output matrix is trained as that.

@@ -7,12 +7,14 @@ pub mod keep;
 pub mod list;
 mod network;
 pub mod openness;
+pub mod provenance;
 pub mod publish;
 pub mod pull;
 pub mod rm;
 pub mod show;
 pub mod sign;
 pub mod terms;
+pub mod trust;
 pub mod upstream;
 pub mod verify;
 
@@ -23,7 +25,6 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use indicatif::ProgressBar;
 use puna_serve::time::Time;
 use puna_vault::model::{MANIFEST, Model, ModelError, RECORDS};
-use puna_vault::record::Folder;
 use puna_vault::store::{Store, StoreError};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -78,13 +79,7 @@ fn locate(model: &Path) -> Result<PathBuf> {
     let Some(name) = model.to_str().filter(|_| !model.exists()) else { return as_it_is() };
     let Ok(store) = store() else { return as_it_is() };
     match store.find(name) {
-        Ok(model) => {
-            // Whoever's licence has ended may not use the model.
-            if let Some(record) = Folder::of(&model.dir).read()? {
-                record.check_active()?;
-            }
-            Ok(model.weights()?)
-        }
+        Ok(model) => Ok(model.weights()?),
         Err(StoreError::Unknown { .. }) => as_it_is(),
         Err(error) => Err(error.into()),
     }

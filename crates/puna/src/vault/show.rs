@@ -5,6 +5,7 @@ use crate::show::{self, bytes, one_line};
 use anyhow::Result;
 use puna_vault::events;
 use puna_vault::model::{EVENTS, RECORDS};
+use puna_vault::provenance::Provenance;
 use puna_vault::signing;
 use serde_json::json;
 use std::io::Write;
@@ -28,6 +29,10 @@ pub fn run(args: Args) -> Result<()> {
     let manifest = &model.manifest;
     let room = store()?.room(&model)?;
     let log = events::read(&model.dir.join(RECORDS).join(EVENTS))?;
+    let provenance = Provenance::of_kept(&model).unwrap_or_else(|error| {
+        eprintln!("warning: {}", one_line(&error.to_string()));
+        None
+    });
     let signature = Some(signing::usual_place(&model.dir)).filter(|signature| signature.is_file());
     let broken = log.broken.as_ref().map(|broken| format!("line {}: {}", broken.line, broken.why));
     let mut out = std::io::stdout().lock();
@@ -42,6 +47,7 @@ pub fn run(args: Args) -> Result<()> {
             log.events.iter().map(|event| json!({ "at": event.at, "kind": event.kind, "payload": event.payload }));
         json["events"] = events.collect();
         json["signature"] = json!(signature);
+        json["provenance"] = json!(provenance);
         json["events_broken"] = broken.into();
         writeln!(out, "{json}")?;
         return Ok(());
@@ -65,6 +71,9 @@ pub fn run(args: Args) -> Result<()> {
             signature.display(),
             args.model
         )?;
+    }
+    for (i, line) in provenance.iter().flat_map(Provenance::lines).enumerate() {
+        writeln!(out, "{}{}", if i == 0 { "made      " } else { "          " }, one_line(&line))?;
     }
     writeln!(out)?;
     let rows: Vec<Vec<String>> = (manifest.files.iter())

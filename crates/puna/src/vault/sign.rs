@@ -71,7 +71,13 @@ pub fn run(args: Args) -> Result<()> {
     let ignored: Vec<SafePath> =
         kept.iter().flat_map(|kept| signing::ignored_of(&kept.manifest)).chain(args.ignore.iter().cloned()).collect();
     let method = args.shards.map_or(Method::Files, Method::Shards);
-    let selection = Selection { method, ignored: &ignored, allow_symlinks: args.allow_symlinks, signature: &signature };
+    let selection = Selection {
+        method,
+        ignored: &ignored,
+        allow_symlinks: args.allow_symlinks,
+        only_files: false,
+        signature: &signature,
+    };
     let n_bytes = AtomicU64::new(0);
     let statement = with_bar(byte_bar("signing", 0), |progress| {
         let counting = |done, total| {

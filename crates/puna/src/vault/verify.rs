@@ -149,7 +149,7 @@ pub fn run(args: Args) -> Result<()> {
 fn trust(args: &Args) -> Result<Option<Trust>> {
     const DAY: i64 = 86_400_000;
     if let Some(key) = &args.key {
-        return Ok(Some(Trust::Key(signing::read_public_key(key)?)));
+        return Ok(Some(Trust::in_key(signing::read_public_key(key)?)));
     }
     if args.root.is_empty() {
         return Ok(None);
@@ -160,7 +160,7 @@ fn trust(args: &Args) -> Result<Option<Trust>> {
     }
     // Its end: the certificate may be of that day itself.
     let at = args.at.map_or_else(now, |day| (day.days() + 1) * DAY - 1000);
-    Ok(Some(Trust::Roots { roots, at }))
+    Ok(Some(Trust { keys: Vec::new(), roots, at }))
 }
 
 /// Holds a model against its signature.

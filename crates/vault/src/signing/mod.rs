@@ -32,7 +32,7 @@ use crate::digest::Hex;
 use crate::disk::{self, Disk, DiskError};
 use crate::hashing::Progress;
 use crate::manifest::Manifest;
-use crate::model::{MANIFEST, RECORDS, SIGNATURE};
+use crate::model::{MANIFEST, Model, RECORDS, SIGNATURE};
 use crate::path::SafePath;
 use bundle::{Bundle, MAX_BUNDLE, Material};
 use files::{Found, Job, Other, Rules};
@@ -107,14 +107,14 @@ pub enum SigningError {
         found: &'static str,
     },
     /// A signature by another key.
-    #[error("{}: signed by the key {found}, not by the one that was named, {expected}", path.display())]
+    #[error("{}: signed by the key {found}, expected {expected}", path.display())]
     OtherKey {
         /// The signature.
         path: PathBuf,
         /// The key that it names.
         found: String,
-        /// The key that was to be its signer's.
-        expected: Hex<32>,
+        /// The keys one of which was to be its signer's.
+        expected: String,
     },
     /// A signature that is none.
     #[error("{}: not a signature by {by}: it was made with another key, or was changed afterwards", path.display())]
@@ -170,16 +170,13 @@ pub struct Signer {
 }
 
 /// Whom the user trusts.
-pub enum Trust {
-    /// Whoever holds the private key to this one.
-    Key(PublicKey),
+pub struct Trust {
+    /// Whoever holds the private key to one of these.
+    pub keys: Vec<PublicKey>,
     /// Those for whom one of these vouches, directly or through others.
-    Roots {
-        /// The certificates.
-        roots: Vec<Certificate>,
-        /// When certificates are to be valid, in milliseconds since 1970.
-        at: i64,
-    },
+    pub roots: Vec<Certificate>,
+    /// When certificates are to be valid, in milliseconds since 1970.
+    pub at: i64,
 }
 
 /// Who signed.
@@ -200,6 +197,8 @@ pub struct Selection<'s> {
     pub ignored: &'s [SafePath],
     /// Whether links to files are taken for the files.
     pub allow_symlinks: bool,
+    /// Whether what can't be signed is left out, rather than an error.
+    pub only_files: bool,
     /// Where the signature is to lie; it is not signed itself.
     pub signature: &'s Path,
 }
@@ -307,6 +306,34 @@ impl fmt::Display for Signatory {
                 write!(f, "{}, for whom {} vouches", certificate.subject(), certificate.issuer())
             }
         }
+    }
+}
+
+impl Trust {
+    /// Whoever holds a private key.
+    #[must_use]
+    pub fn in_key(key: PublicKey) -> Trust {
+        Trust { keys: vec![key], roots: Vec::new(), at: 0 }
+    }
+
+    /// The public keys and the certificates in a folder, in files of PEM. `None` if there is no such folder.
+    ///
+    /// # Errors
+    /// When a file has neither: whoever put it there meant somebody.
+    pub fn in_folder(dir: &Path, now: i64) -> Result<Option<Trust>, SigningError> {
+        if !dir.is_dir() {
+            return Ok(None);
+        }
+        let mut trust = Trust { keys: Vec::new(), roots: Vec::new(), at: now };
+        for path in disk::names_in(dir)? {
+            match read_certificates(&path) {
+                Err(SigningError::Certificates { error: CertificateError::None, .. }) => {
+                    trust.keys.push(read_public_key(&path)?);
+                }
+                certificates => trust.roots.extend(certificates?),
+            }
+        }
+        Ok(Some(trust))
     }
 }
 
@@ -482,7 +509,7 @@ pub fn survey(
         path: place.root.clone(),
         fault: Fault { path: path.to_owned(), what },
     };
-    if let Some((name, other)) = found.others.into_iter().next() {
+    if let Some((name, other)) = found.others.into_iter().next().filter(|_| !selection.only_files) {
         return Err(unsignable(&name, other.into()));
     }
     let n_parts = found.files.values().fold(0, |sum: u64, &len| sum.saturating_add(Signed::n_parts(method, len)));
@@ -550,6 +577,16 @@ pub fn expect_kept(statement: &Statement, manifest: &Manifest) -> Result<(), Sig
     Ok(())
 }
 
+/// Checks the signature that lies with a model that is kept, against its manifest: none of its files is read.
+///
+/// # Errors
+/// When the signature is not right, or is over other files than those of the manifest.
+pub fn verify_kept(model: &Model, trust: &Trust) -> Result<Signatory, SigningError> {
+    let (signatory, statement) = read_signature(&usual_place(&model.dir), trust, None)?;
+    expect_kept(&statement, &model.manifest)?;
+    Ok(signatory)
+}
+
 /// Checks a folder or a file against a signature. With `ignore_unsigned`, further files are no fault.
 ///
 /// # Errors
@@ -564,11 +601,7 @@ pub fn verify(
     progress: Progress<'_>,
 ) -> Result<Report, SigningError> {
     let place = Place::of(path)?;
-    let bundle = Bundle::parse(&read(signature, MAX_BUNDLE)?)
-        .map_err(|error| SigningError::Bundle { path: signature.to_owned(), error })?;
-    let signatory = authenticate(&bundle, signature, trust)?;
-    let statement = Statement::parse(&bundle.payload, place.alone.as_ref())
-        .map_err(|error| SigningError::Statement { path: signature.to_owned(), error })?;
+    let (signatory, statement) = read_signature(signature, trust, place.alone.as_ref())?;
 
     let mut ignored: BTreeSet<String> = VERSION_CONTROL.map(str::to_owned).into();
     ignored.extend(statement.ignored.iter().map(|path| path.trim_end_matches('/').to_owned()));
@@ -621,31 +654,50 @@ pub fn verify(
     Ok(Report { signatory, statement, n_bytes, n_unsigned, n_empty, faults })
 }
 
+/// Who signed, if it is somebody whom the user trusts, and what; `alone` is the name of the file, if it is one.
+fn read_signature(
+    path: &Path,
+    trust: &Trust,
+    alone: Option<&SafePath>,
+) -> Result<(Signatory, Statement), SigningError> {
+    let bundle = Bundle::parse(&read(path, MAX_BUNDLE)?)
+        .map_err(|error| SigningError::Bundle { path: path.to_owned(), error })?;
+    let signatory = authenticate(&bundle, path, trust)?;
+    let statement = Statement::parse(&bundle.payload, alone)
+        .map_err(|error| SigningError::Statement { path: path.to_owned(), error })?;
+    Ok((signatory, statement))
+}
+
 /// Who signed, if it is somebody whom the user trusts.
 fn authenticate(bundle: &Bundle, path: &Path, trust: &Trust) -> Result<Signatory, SigningError> {
     let kind = |found| Err(SigningError::Kind { path: path.to_owned(), found });
-    let (key, signatory) = match (&bundle.material, trust) {
-        (Material::Key { hint }, Trust::Key(key)) => {
-            let expected = key.fingerprint();
-            if let Some(hint) = hint.as_ref().filter(|hint| **hint != expected.to_string()) {
-                let found = hint.chars().take(80).collect();
-                return Err(SigningError::OtherKey { path: path.to_owned(), found, expected });
-            }
-            (key.clone(), Signatory::Key(expected))
+    let Trust { keys, roots, at } = trust;
+    let (key, signatory) = match &bundle.material {
+        Material::Key { .. } if keys.is_empty() => {
+            return kind("signed by a key without certificates: name the public key, --key FILE");
         }
-        (Material::Certificates(chain), Trust::Roots { roots, at }) => {
+        Material::Key { hint } => {
+            let is_named = |key: &&PublicKey| hint.as_ref().is_none_or(|hint| *hint == key.fingerprint().to_string());
+            let named: Vec<&PublicKey> = keys.iter().filter(is_named).collect();
+            // A signature need not say by which key it is.
+            let by = named.iter().find(|key| key.verifies(&bundle.signed(), &bundle.signature));
+            let Some(key) = by.or(named.first()) else {
+                let found = hint.iter().flat_map(|hint| hint.chars()).take(80).collect();
+                let expected: Vec<String> = keys.iter().map(|key| key.fingerprint().to_string()).collect();
+                return Err(SigningError::OtherKey { path: path.to_owned(), found, expected: expected.join(" or ") });
+            };
+            ((*key).clone(), Signatory::Key(key.fingerprint()))
+        }
+        Material::Certificates(_) if roots.is_empty() => {
+            return kind("signed by somebody with a certificate: name the certificates that you trust, --root FILE");
+        }
+        Material::Certificates(chain) => {
             let untrusted = |error| SigningError::Untrusted { path: path.to_owned(), error };
             let chain = chain.iter().map(|der| Certificate::from_der(der)).collect::<Result<Vec<_>, _>>();
             let chain = chain.map_err(untrusted)?;
             certificates::check(&chain, roots, *at).map_err(untrusted)?;
             let leaf = chain.into_iter().next().expect("a chain without certificates leads nowhere");
             (leaf.key().map_err(untrusted)?, Signatory::Certificate(Box::new(leaf)))
-        }
-        (Material::Key { .. }, Trust::Roots { .. }) => {
-            return kind("signed by a key without certificates: name the public key, --key FILE");
-        }
-        (Material::Certificates(_), Trust::Key(_)) => {
-            return kind("signed by somebody with a certificate: name the certificates that you trust, --root FILE");
         }
     };
     if !key.verifies(&bundle.signed(), &bundle.signature) {

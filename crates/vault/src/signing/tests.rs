@@ -50,7 +50,8 @@ impl World {
 
     fn survey(&self, method: Method) -> Statement {
         let signature = self.signature();
-        let selection = Selection { method, ignored: &[], allow_symlinks: false, signature: &signature };
+        let selection =
+            Selection { method, ignored: &[], allow_symlinks: false, only_files: false, signature: &signature };
         survey(&self.model(), &selection, 2, &quiet).unwrap()
     }
 
@@ -82,7 +83,7 @@ fn shards() -> Method {
 
 fn by_key(seed: u8) -> (Signer, Trust) {
     let key = p256(seed);
-    let trust = Trust::Key(key.public());
+    let trust = Trust::in_key(key.public());
     (Signer::with_key(key), trust)
 }
 
@@ -91,15 +92,13 @@ fn what_is_signed_is_verified() {
     for method in [Method::Files, shards()] {
         for key in [p256(1), p384(1), p521(1)] {
             let world = World::new();
-            let trust = Trust::Key(key.public());
+            let trust = Trust::in_key(key.public());
             world.sign(method, &Signer::with_key(key));
             let report = world.verify(&trust).unwrap();
             assert!(report.faults.is_empty(), "{:?}", report.faults);
             assert_eq!((report.statement.files.len(), report.n_bytes), (3, LONG as u64 + 9));
             assert_eq!(report.statement.name, "model");
-            assert!(
-                matches!((&trust, &report.signatory), (Trust::Key(key), Signatory::Key(found)) if key.fingerprint() == *found)
-            );
+            assert!(matches!(&report.signatory, Signatory::Key(found) if *found == trust.keys[0].fingerprint()));
             // It may lie in the folder, too.
             std::fs::rename(world.signature(), world.model().join("other.sig")).unwrap();
             let inside = verify(&world.model(), &world.model().join("other.sig"), &trust, false, 1, &quiet).unwrap();
@@ -176,7 +175,13 @@ fn links_are_followed_only_if_they_were_signed_so() {
     assert_eq!((lenient.faults.len(), lenient.n_unsigned), (1, 1));
 
     let signature = world.signature();
-    let mut selection = Selection { method: Method::Files, ignored: &[], allow_symlinks: false, signature: &signature };
+    let mut selection = Selection {
+        method: Method::Files,
+        ignored: &[],
+        allow_symlinks: false,
+        only_files: false,
+        signature: &signature,
+    };
     let error = survey(&world.model(), &selection, 1, &quiet).unwrap_err().to_string();
     assert!(error.contains("other: it is a symbolic link") && error.contains("--allow-symlinks"), "{error}");
     selection.allow_symlinks = true;
@@ -196,7 +201,8 @@ fn one_file_alone() {
     let world = World::new();
     let (file, signature) = (world.model().join("weights/long.bin"), world.signature());
     for method in [Method::Files, shards()] {
-        let selection = Selection { method, ignored: &[], allow_symlinks: false, signature: &signature };
+        let selection =
+            Selection { method, ignored: &[], allow_symlinks: false, only_files: false, signature: &signature };
         let statement = survey(&file, &selection, 1, &quiet).unwrap();
         write(&signature, &signer.sign(&statement).unwrap()).unwrap();
         let check = |path: &Path| verify(path, &signature, &trust, false, 1, &quiet);
@@ -221,19 +227,22 @@ fn signatures_that_are_not_the_ones_asked_for() {
         let error = world.verify(trust).unwrap_err().to_string();
         assert!(error.contains("model.sig") && error.contains(expected), "expected `{expected}`: {error}");
     };
-    refused(&other, "not by the one that was named");
+    refused(&other, &format!("expected {}", other.keys[0].fingerprint()));
     let ([root, between, leaf], key) = chain();
-    let roots = || Trust::Roots { roots: vec![root.clone()], at: NOW };
+    let roots = || Trust { keys: Vec::new(), roots: vec![root.clone()], at: NOW };
     refused(&roots(), "--key");
     // Whoever changes whose it says that it is, does not change whose it is.
-    let Trust::Key(key_of_other) = &other else { panic!() };
-    world.tamper(&|json| {
-        json["verificationMaterial"]["publicKey"]["hint"] = key_of_other.fingerprint().to_string().into()
-    });
+    let hint = other.keys[0].fingerprint().to_string();
+    world.tamper(&|json| json["verificationMaterial"]["publicKey"]["hint"] = hint.clone().into());
     refused(&other, "made with another key, or was changed");
     world.tamper(&|json| json["verificationMaterial"]["publicKey"] = serde_json::json!({}));
     refused(&other, "made with another key, or was changed");
     world.verify(&trust).unwrap();
+    // Of several keys it may be any one's.
+    let keys = || [other.keys[0].clone(), trust.keys[0].clone()].into();
+    assert!(world.faults(&Trust { keys: keys(), roots: Vec::new(), at: 0 }).is_empty());
+    world.sign(Method::Files, &signer);
+    assert!(world.faults(&Trust { keys: keys(), roots: vec![root.clone()], at: NOW }).is_empty());
     // Another statement under the same signature.
     let statement = Statement { name: "other".into(), ..world.survey(Method::Files) };
     let payload = Bundle::parse(&signer.sign(&statement).unwrap()).unwrap().payload;
@@ -249,9 +258,9 @@ fn signatures_that_are_not_the_ones_asked_for() {
     world.sign(Method::Files, &Signer::with_certificate(key, Path::new("c"), vec![leaf, between], NOW).unwrap());
     world.verify(&roots()).unwrap();
     refused(&trust, "--root");
-    refused(&Trust::Roots { roots: vec![root.clone()], at: NOW + 2 * DAY }, "valid from");
+    refused(&Trust { keys: Vec::new(), roots: vec![root.clone()], at: NOW + 2 * DAY }, "valid from");
     let other = issue(Says { extensions: authority(None), ..root_like() }, &p521(9), &p521(9));
-    refused(&Trust::Roots { roots: vec![other], at: NOW }, "does not lead to a root");
+    refused(&Trust { keys: Vec::new(), roots: vec![other], at: NOW }, "does not lead to a root");
     world.tamper(&|json| {
         json["verificationMaterial"]["x509CertificateChain"]["certificates"][0]["rawBytes"] = "AAAA".into();
     });
@@ -278,7 +287,7 @@ fn a_certificate_signs_with_its_own_key() {
     let own = issue(says, &p384(4), &p384(4));
     let world = World::new();
     world.sign(shards(), &Signer::with_certificate(p384(4), path, vec![own.clone()], NOW).unwrap());
-    assert!(world.faults(&Trust::Roots { roots: vec![own], at: NOW }).is_empty());
+    assert!(world.faults(&Trust { keys: Vec::new(), roots: vec![own], at: NOW }).is_empty());
 }
 
 #[test]
@@ -325,7 +334,13 @@ fn nothing_to_sign() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(".gitignore"), "*").unwrap();
     let signature = dir.path().join("model.sig");
-    let selection = Selection { method: Method::Files, ignored: &[], allow_symlinks: false, signature: &signature };
+    let selection = Selection {
+        method: Method::Files,
+        ignored: &[],
+        allow_symlinks: false,
+        only_files: false,
+        signature: &signature,
+    };
     let error = survey(dir.path(), &selection, 1, &quiet).unwrap_err().to_string();
     assert!(error.contains("no file to sign"), "{error}");
     std::fs::File::create(dir.path().join("sparse")).unwrap().set_len(1 << 30).unwrap();
@@ -363,7 +378,8 @@ fn a_kept_model_is_signed_for_its_bundles_too() {
     assert_eq!(signature, model.dir.join(".puna/manifest.sig"));
     let ignored = ignored_of(&model.manifest);
     for method in [Method::Files, shards()] {
-        let selection = Selection { method, ignored: &ignored, allow_symlinks: false, signature: &signature };
+        let selection =
+            Selection { method, ignored: &ignored, allow_symlinks: false, only_files: false, signature: &signature };
         let statement = survey(&model.dir, &selection, 2, &quiet).unwrap();
         expect_kept(&statement, &model.manifest).unwrap();
         write(&signature, &signer.sign(&statement).unwrap()).unwrap();
@@ -375,8 +391,13 @@ fn a_kept_model_is_signed_for_its_bundles_too() {
     }
     // Nothing but what the manifest has is signed as the model.
     let check = |expected: &str| {
-        let selection =
-            Selection { method: Method::Files, ignored: &ignored, allow_symlinks: false, signature: &signature };
+        let selection = Selection {
+            method: Method::Files,
+            ignored: &ignored,
+            allow_symlinks: false,
+            only_files: false,
+            signature: &signature,
+        };
         let statement = survey(&model.dir, &selection, 2, &quiet).unwrap();
         let error = expect_kept(&statement, &model.manifest).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error}");
@@ -405,7 +426,7 @@ proptest! {
             (world, statement, json)
         });
         let (world, statement, json) = &*SIGNED;
-        let trust = Trust::Key(KEY.clone());
+        let trust = Trust::in_key(KEY.clone());
         let mut json = json.clone();
         let at = at.index(json.len());
         json[at] ^= 1 << bit;
