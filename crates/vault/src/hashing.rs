@@ -1,4 +1,5 @@
-//! Files read once: each group of bytes is hashed in the order of the file, and beside that by itself, on another thread.
+//! Files read once: each group of bytes is hashed in the order of the file, and beside that by itself, on other threads
+//! than the one that reads.
 
 use crate::digest::{Hasher, Hex, Published};
 use crate::disk::{self, Disk, DiskError};
@@ -12,8 +13,8 @@ use std::sync::mpsc;
 /// What is told of work under way: bytes done, and bytes in all.
 pub type Progress<'p> = &'p (dyn Fn(u64, u64) + Sync);
 
-/// Groups that are read ahead of the thread that hashes them.
-const N_BUFFERS: usize = 3;
+/// Groups of a file that are in memory at once.
+const N_BUFFERS: usize = 4;
 
 /// What a file is.
 pub(crate) struct Hashed {
@@ -55,7 +56,7 @@ pub(crate) fn copy(
     Ok(hashed)
 }
 
-/// The nodes of all groups of a file, each computed beside the reading, and its hash in order.
+/// The nodes of all groups of a file, and its hash in order: one thread reads, one computes nodes, this one the hash.
 pub(crate) fn read(
     file: &File,
     path: &Path,
@@ -64,44 +65,48 @@ pub(crate) fn read(
     each: &mut dyn FnMut(&[u8]) -> Result<(), DiskError>,
 ) -> Result<(Hasher, Vec<ChainingValue>), DiskError> {
     let mut hasher = Hasher::new(len, published);
-    let mut next = |idx: u64, bytes: &mut Vec<u8>| -> Result<(), DiskError> {
-        // The disk goes on while this group is hashed.
-        if idx + 1 < n_groups(len) {
-            let (start, n) = extent(len, idx + 1);
-            disk::will_need(file, start, n);
-        }
-        read_group(file, len, idx, bytes).map_err(DiskError::of("read it", path))?;
-        hasher.update(bytes);
-        each(bytes)
-    };
     let n = n_groups(len);
     if n == 1 {
         let mut bytes = Vec::new();
-        next(0, &mut bytes)?;
+        read_group(file, len, 0, &mut bytes).map_err(DiskError::of("read it", path))?;
+        hasher.update(&bytes);
+        each(&bytes)?;
         return Ok((hasher, vec![node(len, 0, &bytes)]));
     }
     let nodes = std::thread::scope(|scope| {
-        let (filled, to_hash) = mpsc::sync_channel::<Vec<u8>>(N_BUFFERS);
+        let (filled, to_hash) = mpsc::sync_channel::<io::Result<Vec<u8>>>(N_BUFFERS);
+        let (hashed, to_node) = mpsc::sync_channel::<Vec<u8>>(N_BUFFERS);
         let (emptied, free) = mpsc::sync_channel::<Vec<u8>>(N_BUFFERS);
         for _ in 0..N_BUFFERS {
             emptied.send(Vec::new()).expect("the channel has room for all buffers");
         }
+        scope.spawn(move || {
+            for (idx, mut bytes) in (0..n).zip(free) {
+                let read = read_group(file, len, idx, &mut bytes).map(|()| bytes);
+                let is_end = read.is_err();
+                // Nobody takes it any more after an error.
+                if filled.send(read).is_err() || is_end {
+                    break;
+                }
+            }
+        });
         let beside = scope.spawn(move || {
             let mut nodes = Vec::new();
-            for (idx, bytes) in (0..n).zip(to_hash) {
+            for (idx, bytes) in (0..n).zip(to_node) {
                 nodes.push(node(len, idx, &bytes));
                 // Nobody waits for a buffer after the last group, or after an error.
                 let _ = emptied.send(bytes);
             }
             nodes
         });
-        let read = (0..n).try_for_each(|idx| {
-            let mut bytes = free.recv().expect("the other thread gives every buffer back");
-            next(idx, &mut bytes)?;
-            filled.send(bytes).expect("the other thread takes every group");
+        let read = to_hash.into_iter().try_for_each(|bytes| {
+            let bytes = bytes.map_err(DiskError::of("read it", path))?;
+            hasher.update(&bytes);
+            each(&bytes)?;
+            hashed.send(bytes).expect("the other thread takes every group");
             Ok(())
         });
-        drop(filled);
+        drop(hashed);
         let nodes = beside.join().expect("hashing does not panic");
         read.map(|()| nodes)
     })?;
