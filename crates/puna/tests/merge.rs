@@ -5,7 +5,7 @@
 
 mod model;
 
-use model::{Files, Run, VOCAB, licence, puna, text};
+use model::{Files, Run, VOCAB, flip, licence, puna, text};
 use puna_checkpoint::adapter::{self, Adapter, BaseIdentity, Digest, LowRank, Settings};
 use puna_checkpoint::{Checkpoint, Name, open};
 use safetensors::SafeTensors;
@@ -314,6 +314,11 @@ fn where_somebody_is_trusted_only_what_they_signed_is_opened() {
     kept(&["inspect", "b"]).succeeded();
     fs::write(made.files.path("b/extra"), "").unwrap();
     kept(&["inspect", "b"]).refused(&["extra: it was not signed"]);
+    kept(&["keep", "base", "--to", "bundle"]).succeeded();
+    kept(&["inspect", "bundle"]).succeeded();
+    let weights = made.files.path("bundle/model.safetensors");
+    flip(&weights, fs::metadata(&weights).unwrap().len() as usize - 1);
+    kept(&["inspect", "bundle"]).refused(&["model.safetensors: it was changed"]);
     // The one in the program needs nobody's signature.
     kept(&["inspect", "cria"]).succeeded();
 

@@ -93,7 +93,7 @@ pub fn run(args: Args) -> Result<()> {
     let bytes = signer.sign(&statement)?;
     signing::write(&signature, &bytes)?;
     let by = signer.signatory();
-    if let Some(kept) = kept.as_ref().filter(|kept| store().is_ok_and(|store| kept.dir.starts_with(store.home()))) {
+    if let Some(kept) = kept.as_ref().filter(|kept| store().is_ok_and(|store| store.has(kept))) {
         let payload = json!({ "signature": signature, "by": by_json(&by), "root": statement.root() });
         events::append(&kept.dir.join(RECORDS).join(EVENTS), now(), "signed", payload)?;
     }

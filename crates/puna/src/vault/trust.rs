@@ -50,8 +50,9 @@ fn check_signed(role: Role, path: &Path, kept: Option<&Model>, trust: &Trust) ->
     if !signature.is_file() {
         bail!("{}: it is not signed; `puna sign` signs it", signature.display());
     }
-    if let Some(kept) = kept {
-        // Its bytes were checked when it came, and are again whenever somebody asks: not each time, they are too many.
+    if let Some(kept) = kept.filter(|kept| store().is_ok_and(|store| store.has(kept))) {
+        // Its bytes were checked when it came, and are again whenever somebody asks: not each time, they are too many. Of
+        // a bundle, nobody here knows what it went through.
         signing::verify_kept(kept, trust)?;
         let report = verify(kept, Depth::Quick, 1, &|_, _| ())?;
         if let Some(fault) = report.faults.iter().find(|fault| fault.what.is_damage()) {
@@ -62,7 +63,7 @@ fn check_signed(role: Role, path: &Path, kept: Option<&Model>, trust: &Trust) ->
     // The run that an adapter comes from goes on changing.
     let ignores_unsigned = role == Role::Adapter;
     let report = with_bar(byte_bar("verifying", 0), |progress| {
-        signing::verify(path, &signature, trust, ignores_unsigned, Cpu::default_threads(), progress)
+        signing::verify(dir, &signature, trust, ignores_unsigned, Cpu::default_threads(), progress)
     })?;
     match report.faults.first() {
         Some(fault) => bail!("{fault}"),

@@ -217,7 +217,7 @@ fn signed(args: &Args, trust: &Trust) -> Result<()> {
 /// Replaces what is damaged, as far as there are other copies. Tells the files that are whole again.
 fn repair(args: &Args, model: &Model, report: &Report) -> Result<Vec<String>> {
     let store = store()?;
-    if !model.dir.starts_with(store.home()) {
+    if !store.has(model) {
         bail!("{}: only models in the store can be repaired; take a bundle in with `puna import`", model.dir.display());
     }
     if report.faults.iter().any(|fault| matches!(fault.what, What::NoTree)) {

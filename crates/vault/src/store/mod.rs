@@ -258,6 +258,13 @@ impl Store {
         self.change().map(drop)
     }
 
+    /// Whether a model lies in it, rather than in a bundle.
+    #[must_use]
+    pub fn has(&self, model: &Model) -> bool {
+        let Ok(home) = self.home.canonicalize() else { return false };
+        model.dir.canonicalize().is_ok_and(|dir| dir.starts_with(home))
+    }
+
     /// Bytes that are free where it lies, or will lie; `None` if the system does not say.
     ///
     /// # Errors
