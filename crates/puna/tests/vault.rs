@@ -128,7 +128,8 @@ fn a_kept_model_is_signed_by_a_key() {
     assert!(signed["says"].as_str().unwrap().contains("what this machine received (import of "), "{signed}");
     let checked = verify(&["bard", "--key", "mine.key.pub", "--json"]).json();
     assert_eq!((&checked["as_signed"], &checked["root"]), (&json!(true), &signed["root"]));
-    verify(&["bard", "--key", "other.key.pub"]).refused(&["signed by the key", "expected"]);
+    let by = format!("signed by the key {}, expected ", made["fingerprint"].as_str().unwrap());
+    verify(&["bard", "--key", "other.key.pub"]).refused(&[&by]);
     verify(&["bard", "--key", "mine.key"]).refused(&["expected a public key, found PRIVATE KEY"]);
     verify(&["bard", "--key", "mine.key.pub", "--deep"]).misused(&["--deep"]);
     verify(&["bard", "--signature", "x"]).misused(&["--key"]);
