@@ -89,7 +89,7 @@ pub struct Server {
     pub address: SocketAddr,
     scheme: &'static str,
     asked: Arc<Mutex<Vec<Ask>>>,
-    /// Bytes of bodies that were sent.
+    /// Bytes of bodies that were sent, or are about to be.
     pub sent: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
 }
@@ -200,8 +200,9 @@ impl Serve<'_> {
             if !reply.pause.is_zero() {
                 std::thread::sleep(reply.pause);
             }
-            stream.write_all(piece).ok()?;
+            // Counted first: who has read the last piece may ask at once how much there was.
             self.sent.fetch_add(piece.len() as u64, Ordering::SeqCst);
+            stream.write_all(piece).ok()?;
         }
         stream.flush().ok()?;
         if reply.stall.is_some() {
