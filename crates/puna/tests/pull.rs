@@ -4,17 +4,21 @@
 
 #[path = "../../vault/tests/fake/mod.rs"]
 mod fake;
+// Small models in every published form, with the same values.
+#[path = "../../checkpoint/tests/material/mod.rs"]
+mod material;
 mod model;
 
 use fake::hub::{COMMIT, Hub, TOKEN};
-use fake::{Reply, Server};
+use fake::{Reply, Server, md5_of};
 use model::{Files, Run, binary, flip, kept_dir, licence, run, text};
+use puna_checkpoint::{export, open};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const ID: &str = "meta-llama/Llama-3.1-8B-Tiny";
 const OTHER_COMMIT: &str = "fedcba9876543210fedcba9876543210fedcba98";
@@ -315,6 +319,87 @@ fn a_gguf_file_is_pulled() {
     puna(&files, "", None, &["pull", &url, "--accept-license"]).failed(&["--license-file"]);
     let terms = files.write("terms.txt", licence("You may do what you like."));
     puna(&files, "", None, &["pull", &url, "--accept-license", "--license-file", text(&terms)]).succeeded();
+}
+
+/// By the link of Meta's e-mail, in Meta's own form: a link that ends midway, the next one, a repair, and whether these are
+/// the weights that the hub has.
+#[test]
+fn metas_own_files_are_pulled() {
+    let files = Files::new();
+    let dir = files.directory("Llama-3.1-8B-Instruct");
+    material::meta(&dir, 1, false);
+    let names = ["consolidated.00.pth", "params.json", "tokenizer.model"];
+    let lines = names.map(|name| format!("{}  {name}\n", md5_of(&fs::read(dir.join(name)).unwrap())));
+    fs::write(dir.join("checklist.chk"), lines.concat()).unwrap();
+    let agreement = licence("You may do what you like.").into_bytes();
+    let ended = AtomicBool::new(false);
+    let server = Server::start(move |ask| {
+        // The first link is good until weights are asked for.
+        let is_probe = ask.range() == Some((0, Some(1)));
+        let is_first = ask.query.contains("Signature=first");
+        if is_first && ask.path.ends_with(".pth") && !is_probe {
+            ended.store(true, Ordering::SeqCst);
+        }
+        let ended = is_first && ended.load(Ordering::SeqCst);
+        let body = match ask.path.as_str() {
+            "/LICENSE" => Some(agreement.clone()),
+            path => path.strip_prefix("/Llama-3.1-8B-Instruct/").and_then(|name| fs::read(dir.join(name)).ok()),
+        };
+        match body {
+            Some(body) if ask.method == "GET" && !ended => {
+                Reply::file(ask, &Arc::new(body)).header("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
+            }
+            _ => Reply::new(403, "<Error/>"),
+        }
+    });
+    let puna = |link: &str, args: &[&str]| {
+        let mut command = binary();
+        command.args(args).env("PUNA_HOME", files.path("home")).env_remove("PUNA_META_LINK");
+        if !link.is_empty() {
+            let link = server.url(&format!("/*?Policy=p&Signature={link}&Key-Pair-Id=k"));
+            command.env("PUNA_META_LINK", link);
+        }
+        run(&mut command, b"")
+    };
+    let pull = ["pull", "meta:Llama3.1-8B-Instruct", "--accept-license", "--json"];
+    puna("first", &pull).refused(&["older than 24 hours", "everything that came is kept"]);
+    let pulled = puna("second", &pull).json();
+    assert_eq!(pulled["name"], "meta/Llama-3.1-8B-Instruct");
+
+    let verify = ["verify", "Llama-3.1-8B-Instruct", "--deep"];
+    puna("", &verify).succeeded();
+    let terms = puna("", &["terms", "show", "Llama-3.1-8B-Instruct", "--json"]).json();
+    assert_eq!(terms["acceptances"].as_array().unwrap().len(), 1);
+    // Its clock was far behind.
+    let clock = &terms["acceptances"][0]["clock"];
+    assert_eq!(clock["server_date"], "Sun, 06 Nov 1994 08:49:37 GMT");
+    assert!(clock["skew_s"].as_i64().unwrap() > 1_000_000_000, "{clock}");
+    let kept = kept_dir(&puna("", &["list", "--json"]).json(), "meta/Llama-3.1-8B-Instruct");
+    let path = kept.join("consolidated.00.pth");
+    flip(&path, fs::metadata(&path).unwrap().len() as usize / 2);
+    let repair = [&verify[..], &["--repair"]].concat();
+    let without = puna("", &repair);
+    assert!(without.code == Some(2) && without.stderr.contains("PUNA_META_LINK"), "{without}");
+    puna("third", &repair).succeeded();
+    puna("", &verify).succeeded();
+    // The links are nowhere.
+    for (path, bytes) in contents(&files.path("home")) {
+        assert!(!bytes.windows(10).any(|window| window == b"Signature="), "{}", path.display());
+    }
+
+    // As the hub has it, in safetensors, with the rows of queries and keys in another order.
+    let (other, options) = (files.path("hub"), export::Options::default());
+    export::write(
+        &open(&files.path("Llama-3.1-8B-Instruct")).unwrap(),
+        &other,
+        &options,
+        &mut |_| None,
+        &mut |_, _| (),
+    )
+    .unwrap();
+    puna("", &["import", text(&other), "--name", "hub"]).succeeded();
+    let compared = puna("", &["diff", "Llama-3.1-8B-Instruct", "hub", "--json"]).json();
+    assert!(compared["same"] == true, "{compared}");
 }
 
 #[test]

@@ -223,6 +223,16 @@ fn models_begin_from_nothing() {
     assert_eq!(answer.succeeded().stdout, " is high and the grass is dry.\n");
     let refused = puna(&[&args[..], &["-o", text(&files.path("lora")), "--set", "method=lora"]].concat());
     refused.refused(&["method: expected full", "found lora"]);
+
+    // Where only what somebody signed is opened, a run begins with random numbers of its own all the same.
+    let trusted = files.directory("home").join("trusted");
+    std::fs::create_dir(&trusted).unwrap();
+    puna(&["sign", "--new-key", text(&files.path("key"))]).succeeded();
+    std::fs::copy(files.path("key.pub"), trusted.join("key.pub")).unwrap();
+    let kept = |args: &[&str]| model::run(binary().args(args).env("PUNA_HOME", files.path("home")), b"");
+    let out = files.path("signed");
+    kept(&[&args[..], &["-o", text(&out), "--set", "steps=1", "--set", "batch=4"]].concat()).succeeded();
+    kept(&["inspect", text(&out.join("model/model.gguf"))]).refused(&["not opened"]);
 }
 
 /// A model of one layer.

@@ -3,10 +3,12 @@
 //!
 //! ```text
 //! cargo run --release -p puna-vault --example download -- [--gb 4] [--connections 8] [--dir DIR] [--rounds 3]
+//!     [--link MB]
 //! cargo run --release -p puna-vault --example download -- --memory [--seconds 60]
 //! ```
 //!
-//! The server is another process. In rounds, each is measured in turn. With `--memory` the server has 191 files of zeros,
+//! The server is another process. In rounds, each is measured in turn; `--link` is how many megabytes a second the server
+//! gives to all connections together, as a network would. With `--memory` the server has 191 files of zeros,
 //! 811 GB, and the disk has holes where they were written; the download is stopped after some seconds.
 
 use puna_vault::download::{AtUrls, Disk, Downloader, Event, FileSystem, Item, Locate, LocateError, Location, Options};
@@ -17,8 +19,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Bytes of one file of the large listing: 191 have 811 GB.
@@ -30,12 +32,20 @@ struct Arguments {
     rounds: usize,
     seconds: u64,
     memory: bool,
+    link: Option<f64>,
     dir: PathBuf,
 }
 
 fn arguments() -> Arguments {
-    let mut arguments =
-        Arguments { gb: 4.0, connections: 8, rounds: 3, seconds: 60, memory: false, dir: std::env::temp_dir() };
+    let mut arguments = Arguments {
+        gb: 4.0,
+        connections: 8,
+        rounds: 3,
+        seconds: 60,
+        memory: false,
+        link: None,
+        dir: std::env::temp_dir(),
+    };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
         if name == "--memory" {
@@ -48,30 +58,59 @@ fn arguments() -> Arguments {
             "--connections" => arguments.connections = value.parse().expect("a number"),
             "--rounds" => arguments.rounds = value.parse().expect("a number"),
             "--seconds" => arguments.seconds = value.parse().expect("a number"),
+            "--link" => arguments.link = Some(value.parse().expect("a number")),
             "--dir" => arguments.dir = value.into(),
-            _ => panic!("expected --gb, --connections, --rounds, --seconds, --dir or --memory, found {name}"),
+            _ => panic!("expected --gb, --connections, --rounds, --seconds, --link, --dir or --memory, found {name}"),
         }
     }
     arguments
 }
 
+/// How fast all connections together may send.
+struct Link {
+    /// Bytes a second; infinite without a limit.
+    rate: f64,
+    /// When the next piece may begin.
+    free: Mutex<Instant>,
+}
+
+impl Link {
+    /// Bytes that are sent at a time.
+    const PIECE: usize = 1 << 20;
+
+    /// Waits until a piece may be sent.
+    fn take(&self) {
+        if self.rate.is_infinite() {
+            return;
+        }
+        let begins = {
+            let mut free = self.free.lock().expect("nothing panics with it");
+            let begins = Instant::now().max(*free);
+            *free = begins + Duration::from_secs_f64(Link::PIECE as f64 / self.rate);
+            begins
+        };
+        std::thread::sleep(begins.saturating_duration_since(Instant::now()));
+    }
+}
+
 /// Serves a file, or zeros if there is none, until its standard input ends.
-fn serve(file: Option<&Path>, len: u64) {
+fn serve(file: Option<&Path>, len: u64, rate: f64) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     println!("{}", listener.local_addr().expect("it is bound").port());
     std::thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
     });
+    let link = Arc::new(Link { rate, free: Mutex::new(Instant::now()) });
     for stream in listener.incoming().flatten() {
-        let file = file.map(|path| File::open(path).expect("it was written"));
-        std::thread::spawn(move || answer(stream, file, len));
+        let (file, link) = (file.map(|path| File::open(path).expect("it was written")), Arc::clone(&link));
+        std::thread::spawn(move || answer(stream, file, len, &link));
     }
 }
 
-fn answer(mut stream: TcpStream, file: Option<File>, len: u64) -> Option<()> {
+fn answer(mut stream: TcpStream, file: Option<File>, len: u64, link: &Link) -> Option<()> {
     let mut lines = BufReader::new(stream.try_clone().ok()?);
-    let zeros = vec![0; 1 << 20];
+    let zeros = vec![0; Link::PIECE];
     loop {
         let (mut range, mut line) = ((0, len), String::new());
         lines.read_line(&mut line).ok().filter(|n| *n > 0)?;
@@ -95,7 +134,8 @@ fn answer(mut stream: TcpStream, file: Option<File>, len: u64) -> Option<()> {
             // The kernel copies, so that the server takes as little of the machine as can be.
             Some(file) => {
                 while at < end {
-                    let most = (end - at).min(1 << 24) as usize;
+                    link.take();
+                    let most = (end - at).min(Link::PIECE as u64) as usize;
                     let n = rustix::fs::sendfile(&stream, file, Some(&mut at), most).ok()?;
                     if n == 0 {
                         return None;
@@ -104,6 +144,7 @@ fn answer(mut stream: TcpStream, file: Option<File>, len: u64) -> Option<()> {
             }
             None => {
                 while at < end {
+                    link.take();
                     let n = zeros.len().min((end - at) as usize);
                     stream.write_all(&zeros[..n]).ok()?;
                     at += n as u64;
@@ -120,9 +161,9 @@ struct Server {
 }
 
 impl Server {
-    fn start(file: Option<&Path>, len: u64) -> Server {
+    fn start(file: Option<&Path>, len: u64, rate: f64) -> Server {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
-        command.arg("serve").arg(len.to_string()).args(file);
+        command.arg("serve").args([len.to_string(), rate.to_string()]).args(file);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a port");
@@ -205,7 +246,7 @@ fn throughput(arguments: &Arguments) {
         written += n as u64;
     }
     file.sync_all().expect("a disk");
-    let server = Server::start(Some(&source), len);
+    let server = Server::start(Some(&source), len, arguments.link.map_or(f64::INFINITY, |megabytes| megabytes * 1e6));
     let rate = |time: Duration| len as f64 / time.as_secs_f64() / 1e9;
     println!("{len} bytes, {} connections, in {}", arguments.connections, folder.display());
     let mut ratios = Vec::new();
@@ -263,7 +304,7 @@ impl Locate for Anywhere {
 }
 
 fn memory(arguments: &Arguments) {
-    let server = Server::start(None, SHARD);
+    let server = Server::start(None, SHARD, f64::INFINITY);
     let items: Vec<Item> = (1..=191)
         .map(|i| Item {
             path: format!("model-{i:05}-of-00191.safetensors").parse().expect("a name"),
@@ -292,10 +333,11 @@ fn memory(arguments: &Arguments) {
 
 fn main() {
     let given: Vec<String> = std::env::args().collect();
-    if let [_, command, len, file @ ..] = &given[..]
+    if let [_, command, len, rate, file @ ..] = &given[..]
         && command == "serve"
     {
-        return serve(file.first().map(Path::new), len.parse().expect("a number"));
+        let rate = rate.parse().expect("a number");
+        return serve(file.first().map(Path::new), len.parse().expect("a number"), rate);
     }
     let arguments = arguments();
     if arguments.memory { memory(&arguments) } else { throughput(&arguments) }

@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use reqwest::Url;
 
@@ -319,6 +319,28 @@ impl HttpError {
 pub struct Http {
     client: Client,
     options: Options,
+    date: Arc<Mutex<Option<ServerDate>>>,
+}
+
+/// What a server's clock showed when it answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerDate {
+    /// The header `Date`.
+    pub date: String,
+    /// How much this machine's clock was ahead, in seconds.
+    pub ahead: i64,
+}
+
+impl ServerDate {
+    fn of(answer: &Answer) -> Option<ServerDate> {
+        /// Of the one form that is sent. (RFC 9110, section 5.6.7.)
+        const LEN: usize = "Sun, 06 Nov 1994 08:49:37 GMT".len();
+        // Out of a cache it is the date when the answer came in there.
+        let is_fresh = answer.header("age").is_none();
+        let date = answer.header("date").filter(|date| is_fresh && date.len() == LEN)?;
+        let here = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+        Some(ServerDate { date: date.to_owned(), ahead: i64::try_from(here).ok()? - http_date(date)? })
+    }
 }
 
 impl Http {
@@ -345,13 +367,19 @@ impl Http {
             builder = builder.tls_certs_merge(certificates);
         }
         let client = builder.build().map_err(|source| HttpError::Client(causes(&source)))?;
-        Ok(Http { client, options })
+        Ok(Http { client, options, date: Arc::default() })
     }
 
     /// How failures are waited out.
     #[must_use]
     pub fn patience(&self) -> Patience {
         self.options.patience
+    }
+
+    /// The clock of the server that answered last, of those that tell theirs.
+    #[must_use]
+    pub fn server_date(&self) -> Option<ServerDate> {
+        self.date.lock().expect("nothing panics with it").clone()
     }
 
     /// Asks once.
@@ -450,7 +478,11 @@ impl Http {
             Ok(Err(error)) => return Err(classify(url, &error, self.options.connect)),
             Ok(Ok(response)) => response,
         };
-        Ok(Answer { response, url: url.clone(), stall })
+        let answer = Answer { response, url: url.clone(), stall };
+        if let Some(date) = ServerDate::of(&answer) {
+            *self.date.lock().expect("nothing panics with it") = Some(date);
+        }
+        Ok(answer)
     }
 }
 

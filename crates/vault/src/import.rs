@@ -9,7 +9,7 @@ use crate::hashing::{self, Progress};
 use crate::manifest::{MAX_FILES, ModelName};
 use crate::model::{PROVENANCE, RECORDS, split_set};
 use crate::path::{PathError, SafePath};
-use crate::record::{DocumentKind, Folder, RecordError};
+use crate::record::{self, DocumentKind, Folder, RecordError};
 use crate::store::{Adopted, Origin, Staged, Store, StoreError};
 use crate::tree::Tree;
 use std::collections::BTreeMap;
@@ -184,6 +184,8 @@ pub fn import(store: &Store, what: &Import<'_>, now: i64, progress: Progress<'_>
     if path.is_dir() {
         carry(&Folder::of(&path), &Folder::of(&adopted.model.dir))?;
     }
+    // Begun now, while the store can be written: later it may lie where only reading is possible.
+    record::of_model(&adopted.model, now)?;
     Ok(Imported {
         adopted,
         linked: imported.linked,

@@ -8,7 +8,7 @@ use crate::catalogue::{Model as Known, Native};
 use crate::digest::{Hex, Published, sha256};
 use crate::disk::{self, DiskError};
 use crate::download::{self, AtUrls, DownloadError, Downloader, Item, Locate};
-use crate::http::{Http, HttpError, Token, Url, shown};
+use crate::http::{Http, HttpError, ServerDate, Token, Url, shown};
 use crate::hub::{self, Entry, Hub, HubError, Listing};
 use crate::licence::{Declared, Licence};
 use crate::manifest::{self, ManifestError, ModelName, checksums};
@@ -371,6 +371,12 @@ impl Plan {
         &self.evidence
     }
 
+    /// The clock of the server that was asked, if it tells it.
+    #[must_use]
+    pub fn server_date(&self) -> Option<ServerDate> {
+        self.http.server_date()
+    }
+
     /// The model, if this very revision with these files is kept already.
     ///
     /// # Errors
@@ -507,25 +513,45 @@ impl Plan {
     }
 }
 
-/// Where a kept model came from, to be asked for parts of its files.
+/// Where a kept model came from.
+///
+/// # Errors
+/// When that is nowhere on the network.
+pub fn source_of(model: &Model) -> Result<Source, PullError> {
+    Source::parse(&model.manifest.source, |_| false)
+        .map_err(|_| PullError::NoSource { model: model.full_name(), found: model.manifest.source.clone() })
+}
+
+async fn of_hub(access: &Access, id: &ModelName, revision: Option<&str>) -> Result<Arc<dyn Locate>, PullError> {
+    let hub = access.hub()?;
+    let listing = hub.list(id, revision).await?;
+    Ok(Arc::new(hub::Files::new(&hub, &listing)))
+}
+
+/// The source of a kept model, to be asked for parts of its files.
 pub struct Again(Downloader);
 
 impl Again {
-    /// Looks for it.
+    /// Looks for it, at [`source_of`] the model. `link` is Meta's, where it is needed.
     ///
     /// # Errors
-    /// When the model did not come from a server that can be asked again, or that does not answer.
-    pub async fn of(access: &Access, model: &Model, progress: Arc<dyn download::Progress>) -> Result<Again, PullError> {
-        let no_source = || PullError::NoSource { model: model.full_name(), found: model.manifest.source.clone() };
-        let source = Source::parse(&model.manifest.source, |_| false).map_err(|_| no_source())?;
+    /// When the source can't be asked, or does not answer.
+    pub async fn of(
+        access: &Access,
+        source: &Source,
+        link: Option<Link>,
+        progress: Arc<dyn download::Progress>,
+    ) -> Result<Again, PullError> {
         let locate: Arc<dyn Locate> = match source {
-            Source::Hub { id, revision, .. } => {
-                let hub = access.hub()?;
-                let listing = hub.list(&id, revision.as_deref()).await?;
-                Arc::new(hub::Files::new(&hub, &listing))
+            Source::Catalogue(known) => of_hub(access, &known.repository, known.commit.as_deref()).await?,
+            Source::Hub { id, revision, .. } => of_hub(access, id, revision.as_deref()).await?,
+            Source::Meta { model: Some((known, native)), link: given } => {
+                let link = given.clone().or(link).ok_or_else(|| PullError::NoLink(native.id.clone()))?;
+                Arc::new(Meta::new(access.http.clone(), link).list(known, native).await?)
             }
-            Source::Url(url) => Arc::new(AtUrls { http: access.http.clone(), urls: addresses(&url)? }),
-            _ => return Err(no_source()),
+            Source::Meta { model: None, .. } => return Err(PullError::WhichModel),
+            Source::Url(url) => Arc::new(AtUrls { http: access.http.clone(), urls: addresses(url)? }),
+            Source::Local(path) => return Err(PullError::Local(path.clone())),
         };
         Ok(Again(Downloader { http: access.http.clone(), locate, options: download::Options::default(), progress }))
     }

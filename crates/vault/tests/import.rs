@@ -11,6 +11,7 @@ use puna_format::Format;
 use puna_vault::diff::{Diff, How, diff};
 use puna_vault::digest::{Hex, sha256};
 use puna_vault::import::{Import, ImportError, Imported, import};
+use puna_vault::record::Folder;
 use puna_vault::store::Store;
 use puna_vault::verify::{Depth, verify};
 use std::fs;
@@ -54,6 +55,7 @@ impl Place {
         let report = verify(model, Depth::Deep { sha256: true }, 2, &|_, _| ()).unwrap();
         assert!(report.faults.is_empty(), "{:?}", report.faults);
         open(&model.weights().unwrap()).unwrap_or_else(|error| panic!("{error}"));
+        assert!(Folder::of(&model.dir).read().unwrap().is_some());
         imported
     }
 

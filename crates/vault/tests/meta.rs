@@ -4,10 +4,8 @@
 
 mod fake;
 
-use fake::{Reply, Server, bytes, client, count, downloader_of};
-use md5::Digest;
+use fake::{Reply, Server, bytes, client, count, downloader_of, md5_of};
 use puna_vault::catalogue::find_native;
-use puna_vault::digest::Hex;
 use puna_vault::download::DownloadError;
 use puna_vault::meta::{Files, Link, Meta, MetaError};
 use puna_vault::tree::GROUP;
@@ -16,10 +14,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 type Stored = Arc<Mutex<BTreeMap<String, Arc<Vec<u8>>>>>;
-
-fn md5_of(body: &[u8]) -> String {
-    Hex::<16>(md5::Md5::digest(body).into()).to_string()
-}
 
 /// What the server has of 70B, in small, in a folder of this name.
 fn stored(folder: &str) -> Stored {

@@ -137,18 +137,17 @@ impl JobArgs {
 
     /// The model; one that begins from nothing is written to `initial` first, unless it lies there.
     pub fn model(&self, initial: &Path, settings: &Settings) -> Result<(PathBuf, Checkpoint)> {
-        let path = match (&self.model, &self.init, &self.tokenizer) {
-            (Some(model), ..) => model.clone(),
+        match (&self.model, &self.init, &self.tokenizer) {
+            (Some(model), ..) => Ok((model.clone(), builtin::open(model)?)),
             (None, Some(sizes), Some(tokenizer)) => {
                 if !initial.exists() {
                     write_initial(sizes, tokenizer, initial, settings.seed)?;
                 }
-                initial.to_owned()
+                // Random numbers of this run's own, which nobody is asked to have signed.
+                Ok((initial.to_owned(), puna_checkpoint::open(initial)?))
             }
             _ => bail!("expected --model, or --init with --tokenizer"),
-        };
-        let checkpoint = builtin::open(&path)?;
-        Ok((path, checkpoint))
+        }
     }
 }
 

@@ -150,7 +150,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Meta's link, if the source needs one and does not have it.
-fn given_link(source: &Source) -> Result<Option<Link>> {
+pub(super) fn given_link(source: &Source) -> Result<Option<Link>> {
     if !matches!(source, Source::Meta { model: Some(_), link: None }) {
         return Ok(None);
     }
@@ -189,7 +189,7 @@ fn agree(args: &Args, plan: &Plan, store: &Store) -> Result<()> {
             plan.name
         );
     }
-    terms::agree(&folder, &mut record, args.accept_license, plan.evidence().clone())?;
+    terms::agree(&folder, &mut record, args.accept_license, plan.evidence().clone(), plan.server_date())?;
     Ok(record.check_fetch()?)
 }
 

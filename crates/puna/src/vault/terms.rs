@@ -4,6 +4,8 @@ use super::{named, now};
 use crate::show::{harmless, one_line};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
+use puna_vault::digest::{Hex, sha256};
+use puna_vault::http::ServerDate;
 use puna_vault::record::{
     self, AcceptanceKind, Attestation, Document, Evidence, Folder, NewAcceptance, Record, Role, StatusState,
 };
@@ -171,7 +173,7 @@ fn accept(args: &AcceptArgs) -> Result<()> {
     if record.terms.is_empty() {
         bail!("{}: there is no text that could be accepted; expected a file LICENSE in the model", record.model.id);
     }
-    let accepted = agree(&folder, &mut record, args.accept_license, Evidence::default())?;
+    let accepted = agree(&folder, &mut record, args.accept_license, Evidence::default(), None)?;
     if accepted.is_empty() {
         eprintln!("all terms of {} are accepted", one_line(&record.model.id));
     }
@@ -181,49 +183,52 @@ fn accept(args: &AcceptArgs) -> Result<()> {
     Ok(())
 }
 
-/// Accepts what is not accepted yet: without asking, or as somebody is asked who has read it. Gives what that was.
+/// Accepts what is not accepted yet: without asking, or as somebody is asked who has read it. Gives what that was. `server` is
+/// another clock than this machine's.
 pub(super) fn agree(
     folder: &Folder,
     record: &mut Record,
     accept_license: bool,
     evidence: Evidence,
+    server: Option<ServerDate>,
 ) -> Result<Vec<Document>> {
     let open: Vec<Document> = record.unaccepted().into_iter().cloned().collect();
     if open.is_empty() {
         return Ok(open);
     }
-    if !accept_license {
-        ask(folder, &open)?;
-    }
+    let shown_sha256 = if accept_license { None } else { Some(ask(folder, &open)?) };
+    let (server_date, skew_s) = server.map(|server| (server.date, server.ahead)).unzip();
     let new = NewAcceptance {
         kind: AcceptanceKind::LocalPrompt,
-        server_date: None,
-        skew_s: None,
+        server_date,
+        skew_s,
         terms: open.iter().map(|document| document.sha256_raw).collect(),
         evidence,
         attest: Attestation::default(),
-        shown_sha256: None,
+        shown_sha256,
     };
     record.accept(new, now())?;
     folder.write(record)?;
     Ok(open)
 }
 
-/// Shows the texts, and asks whether they are accepted.
-fn ask(folder: &Folder, documents: &[Document]) -> Result<()> {
+/// Shows the texts, and asks whether they are accepted. Gives the hash of what was shown.
+fn ask(folder: &Folder, documents: &[Document]) -> Result<Hex<32>> {
     if !std::io::stdin().is_terminal() {
         bail!("accepting needs somebody who is asked; expected a terminal, or --accept-license");
     }
+    let mut shown = String::new();
     for document in documents {
-        eprintln!("{}\n", harmless(&text_of(folder, document)?));
+        shown += &format!("{}\n\n", harmless(&text_of(folder, document)?));
     }
+    eprint!("{shown}");
     eprint!("Type `accept` to accept: ");
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).context("standard input")?;
     if answer.trim() != "accept" {
         bail!("not accepted; nothing was recorded");
     }
-    Ok(())
+    Ok(sha256(shown.as_bytes()))
 }
 
 fn diff(args: &DiffArgs) -> Result<()> {

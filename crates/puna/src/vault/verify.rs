@@ -1,6 +1,7 @@
 //! `puna verify`: are the bytes of a model what they were, and what somebody signed?
 
 use super::network::NetworkArgs;
+use super::pull::given_link;
 use super::sign::{by_json, statement_json};
 use super::{anything, counted, named, now, runtime, store, with_bar};
 use crate::show::{byte_bar, one_line};
@@ -10,7 +11,7 @@ use puna_text::Date;
 use puna_vault::download::Event;
 use puna_vault::http::Patience;
 use puna_vault::model::Model;
-use puna_vault::pull::Again;
+use puna_vault::pull::{Again, source_of};
 use puna_vault::signing::{self, Trust};
 use puna_vault::store::Repair;
 use puna_vault::verify::{Damage, Depth, Fault, Report, What, verify};
@@ -258,8 +259,9 @@ impl Remote {
     /// `None`, and why, where nobody can be asked.
     fn open(args: &Args, model: &Model) -> Option<Remote> {
         let open = || {
-            let (access, runtime) = (args.network.access(Patience::default())?, runtime()?);
-            let again = runtime.block_on(Again::of(&access, model, Arc::new(|_: Event<'_>| ())))?;
+            let source = source_of(model)?;
+            let (access, link, runtime) = (args.network.access(Patience::default())?, given_link(&source)?, runtime()?);
+            let again = runtime.block_on(Again::of(&access, &source, link, Arc::new(|_: Event<'_>| ())))?;
             Ok(Remote { runtime, again })
         };
         open().inspect_err(note).ok()

@@ -5,7 +5,8 @@
 
 pub mod hub;
 
-use puna_vault::digest::{Published, sha256};
+use md5::Digest;
+use puna_vault::digest::{Hex, Published, sha256};
 use puna_vault::download::{Downloader, Event, Item, Locate, LocateError, Location, Options};
 use puna_vault::http::{self, Http, Patience, Url};
 use puna_vault::path::SafePath;
@@ -160,6 +161,11 @@ impl Drop for Server {
         self.ended.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
     }
+}
+
+/// As a checklist of Meta's has it.
+pub fn md5_of(body: &[u8]) -> String {
+    Hex::<16>(md5::Md5::digest(body).into()).to_string()
 }
 
 struct Serve<'a> {
