@@ -6,20 +6,16 @@ mod model;
 
 use model::{Files, Run, puna, text};
 #[cfg(unix)]
-use model::{binary, wait};
+use model::{binary, terminal, wait};
 use puna_train::log::{Checkpoint, End, FILE_NAME, Outcome, Record, Resume, Start, Step, Valid, Warning, Writer};
 use puna_train::{Method, Objective};
 #[cfg(unix)]
-use rustix::{
-    fs::{Mode, OFlags},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Winsize, tcsetwinsize},
-};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 #[cfg(unix)]
-use std::{fs::File, io::Read, process::Stdio};
+use std::{io::Read, process::Stdio};
 
 fn start(objective: Objective) -> Record {
     Record::Start(Start {
@@ -154,11 +150,7 @@ validation
 /// What a terminal of so many columns is sent.
 #[cfg(unix)]
 fn on_terminal(run: &Path, columns: u16, no_color: &str) -> String {
-    let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&screen).unwrap();
-    unlockpt(&screen).unwrap();
-    let name = ptsname(&screen, Vec::new()).unwrap();
-    let output = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    let (mut screen, output) = terminal();
     tcsetwinsize(&output, Winsize { ws_row: 40, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
     let mut command = binary();
     command.args(["tune", "log", text(run)]).env("NO_COLOR", no_color).stdin(Stdio::null()).stdout(output);
@@ -166,7 +158,7 @@ fn on_terminal(run: &Path, columns: u16, no_color: &str) -> String {
     // The terminal ends with the last program that holds it; Linux calls that an error.
     drop(command);
     let mut sent = Vec::new();
-    let _ = File::from(screen).read_to_end(&mut sent);
+    let _ = screen.read_to_end(&mut sent);
     assert_eq!(wait(&mut child, "tune log"), Some(0));
     String::from_utf8(sent).unwrap().replace("\r\n", "\n")
 }

@@ -5,9 +5,11 @@
 
 mod model;
 
-use model::{Files, Run, binary, flip, kept_dir, licence, run, text};
+use model::{Files, Run, binary, flip, kept_dir, licence, run, terminal, text};
+use puna_vault::digest::sha256;
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -203,6 +205,11 @@ fn a_folder_is_signed_by_a_certificate() {
     sign(&["signer.pem", "--key", "signer.key", "-o", "root.pem"]).refused(&["something else than a signature"]);
 }
 
+/// What is recorded of the terms of the model of this test.
+fn record(files: &Files) -> Value {
+    puna(files, &["terms", "show", "meta-llama/Llama-3.1-8B", "--json"]).json()
+}
+
 #[test]
 fn terms_are_read_accepted_and_carried_on() {
     let files = Files::new();
@@ -214,9 +221,27 @@ fn terms_are_read_accepted_and_carried_on() {
     assert!(shown.contains("You may do what you like.") && shown.contains("L31-NOTICE"), "{shown}");
     // Nobody is there to be asked.
     puna(&files, &["terms", "accept", "meta-llama/Llama-3.1-8B"]).refused(&["--accept-license"]);
+    // Somebody is.
+    let asked = |answer: &str| {
+        let (mut screen, keyboard) = terminal();
+        screen.write_all(answer.as_bytes()).unwrap();
+        let mut command = binary();
+        command.args(["terms", "accept", "meta-llama/Llama-3.1-8B"]).env("PUNA_HOME", files.path("home"));
+        let output = command.stdin(keyboard).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (accepted, said) = asked("no\n");
+    assert!(!accepted && said.contains("nothing was recorded"), "{said}");
+    assert_eq!(record(&files)["acceptances"], json!([]));
+    let (accepted, said) = asked("accept\n");
+    assert!(accepted, "{said}");
+    let record = record(&files);
+    let accepted = &record["acceptances"][0];
+    assert_eq!(accepted["terms"], json!([record["terms"][0]["sha256_raw"]]));
+    let (shown, _) = said.split_once("Type `accept`").unwrap();
+    assert!(shown.contains(WORDS));
+    assert_eq!(accepted["shown_sha256"], sha256(shown.as_bytes()).to_string());
     puna(&files, &["terms", "accept", "meta-llama/Llama-3.1-8B", "--accept-license"]).succeeded();
-    let record = puna(&files, &["terms", "show", "meta-llama/Llama-3.1-8B", "--json"]).json();
-    assert_eq!(record["acceptances"][0]["terms"], json!([record["terms"][0]["sha256_raw"]]));
 
     let other = files.write("other.txt", licence(WORDS).replace("like.\nYou", "want.\nYou"));
     let diff = puna(&files, &["terms", "diff", "meta-llama/Llama-3.1-8B", "--with", text(&other)]).succeeded().stdout;

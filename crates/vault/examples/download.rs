@@ -220,6 +220,8 @@ fn curl(url: &Url, dir: &Path, len: u64, connections: u64) -> Option<Duration> {
         let range = format!("{}-{}", i * piece, ((i + 1) * piece).min(len) - 1);
         command.args(["--range", &range, "--output"]).arg(dir.join(i.to_string())).arg(url.as_str());
     }
+    // In parallel it shows how far it is even when it is to be silent.
+    command.stderr(Stdio::null());
     let start = Instant::now();
     command.status().ok()?.success().then(|| start.elapsed())
 }

@@ -184,8 +184,9 @@ pub fn import(store: &Store, what: &Import<'_>, now: i64, progress: Progress<'_>
     if path.is_dir() {
         carry(&Folder::of(&path), &Folder::of(&adopted.model.dir))?;
     }
-    // Begun now, while the store can be written: later it may lie where only reading is possible.
-    record::of_model(&adopted.model, now)?;
+    // Begun now, while the store can be written: later it may lie where only reading is possible. The model is kept also with
+    // texts that can't be read, which whoever asks for them is told.
+    let _ = record::of_model(&adopted.model, now);
     Ok(Imported {
         adopted,
         linked: imported.linked,

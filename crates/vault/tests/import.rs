@@ -11,7 +11,7 @@ use puna_format::Format;
 use puna_vault::diff::{Diff, How, diff};
 use puna_vault::digest::{Hex, sha256};
 use puna_vault::import::{Import, ImportError, Imported, import};
-use puna_vault::record::Folder;
+use puna_vault::record::{self, Folder, MAX_DOCUMENT};
 use puna_vault::store::Store;
 use puna_vault::verify::{Depth, verify};
 use std::fs;
@@ -106,6 +106,17 @@ fn folders_and_files_in_every_form() {
     }
     let own = ["x.LICENSE", "x.README.md", "x.gguf", "x.provenance.json"];
     assert_eq!(paths(&place.import(&single.join("x.gguf"))), own);
+}
+
+/// What is too long for a licence keeps no model out; whoever asks for its terms is told.
+#[test]
+fn texts_that_can_not_be_read() {
+    let place = Place::new();
+    let dir = place.folder("hf", |dir| material::hugging_face(dir, Format::BF16));
+    fs::write(dir.join("LICENSE"), vec![b'x'; MAX_DOCUMENT as usize + 1]).unwrap();
+    let model = place.try_import(&dir, |_| ()).unwrap().adopted.model;
+    let error = record::of_model(&model, NOW).unwrap_err().to_string();
+    assert!(error.contains("LICENSE"), "{error}");
 }
 
 /// What the hub's tools make of a folder: a link for each file, to one that has a hash for its name.

@@ -221,8 +221,7 @@ fn ask(folder: &Folder, documents: &[Document]) -> Result<Hex<32>> {
     for document in documents {
         shown += &format!("{}\n\n", harmless(&text_of(folder, document)?));
     }
-    eprint!("{shown}");
-    eprint!("Type `accept` to accept: ");
+    eprint!("{shown}Type `accept` to accept: ");
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).context("standard input")?;
     if answer.trim() != "accept" {

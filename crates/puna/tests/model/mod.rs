@@ -59,6 +59,19 @@ impl Files {
     }
 }
 
+/// A terminal: what whoever sits there sees and types, and the end that a program is given.
+#[cfg(unix)]
+pub fn terminal() -> (fs::File, std::os::fd::OwnedFd) {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&screen).unwrap();
+    unlockpt(&screen).unwrap();
+    let name = ptsname(&screen, Vec::new()).unwrap();
+    let end = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    (screen.into(), end)
+}
+
 /// A text of which only the title is anything like the licence's.
 pub fn licence(words: &str) -> String {
     format!("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\n\n{}", format!("{words}\n").repeat(40))
