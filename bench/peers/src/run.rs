@@ -232,16 +232,25 @@ fn plan(peers: &[Peer], available: u64, bytes: impl Fn(&[Peer]) -> u64) -> (Vec<
     (fit.into_iter().map(|peer| vec![peer]).collect(), too_large)
 }
 
+/// The mean of the two in the middle where they are even.
 fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    let middle = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) { (sorted[middle - 1] + sorted[middle]) / 2.0 } else { sorted[middle] }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use Peer::{Candle, LlamaCpp};
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(&[1.0, 3.0]), 2.0);
+    }
 
     #[test]
     fn peers_share_the_memory_if_they_can() {

@@ -266,7 +266,9 @@ fn throughput(arguments: &Arguments) {
         }
     }
     ratios.sort_by(f64::total_cmp);
-    if let Some(median) = ratios.get(ratios.len() / 2) {
+    if !ratios.is_empty() {
+        // The mean of the two in the middle where they are even.
+        let median = (ratios[(ratios.len() - 1) / 2] + ratios[ratios.len() / 2]) / 2.0;
         println!("median of the ratios: {median:.3}");
     }
     drop(server);
