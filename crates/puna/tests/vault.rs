@@ -205,11 +205,6 @@ fn a_folder_is_signed_by_a_certificate() {
     sign(&["signer.pem", "--key", "signer.key", "-o", "root.pem"]).refused(&["something else than a signature"]);
 }
 
-/// What is recorded of the terms of the model of this test.
-fn record(files: &Files) -> Value {
-    puna(files, &["terms", "show", "meta-llama/Llama-3.1-8B", "--json"]).json()
-}
-
 #[test]
 fn terms_are_read_accepted_and_carried_on() {
     let files = Files::new();
@@ -221,27 +216,9 @@ fn terms_are_read_accepted_and_carried_on() {
     assert!(shown.contains("You may do what you like.") && shown.contains("L31-NOTICE"), "{shown}");
     // Nobody is there to be asked.
     puna(&files, &["terms", "accept", "meta-llama/Llama-3.1-8B"]).refused(&["--accept-license"]);
-    // Somebody is.
-    let asked = |answer: &str| {
-        let (mut screen, keyboard) = terminal();
-        screen.write_all(answer.as_bytes()).unwrap();
-        let mut command = binary();
-        command.args(["terms", "accept", "meta-llama/Llama-3.1-8B"]).env("PUNA_HOME", files.path("home"));
-        let output = command.stdin(keyboard).output().unwrap();
-        (output.status.success(), String::from_utf8(output.stderr).unwrap())
-    };
-    let (accepted, said) = asked("no\n");
-    assert!(!accepted && said.contains("nothing was recorded"), "{said}");
-    assert_eq!(record(&files)["acceptances"], json!([]));
-    let (accepted, said) = asked("accept\n");
-    assert!(accepted, "{said}");
-    let record = record(&files);
-    let accepted = &record["acceptances"][0];
-    assert_eq!(accepted["terms"], json!([record["terms"][0]["sha256_raw"]]));
-    let (shown, _) = said.split_once("Type `accept`").unwrap();
-    assert!(shown.contains(WORDS));
-    assert_eq!(accepted["shown_sha256"], sha256(shown.as_bytes()).to_string());
     puna(&files, &["terms", "accept", "meta-llama/Llama-3.1-8B", "--accept-license"]).succeeded();
+    let record = puna(&files, &["terms", "show", "meta-llama/Llama-3.1-8B", "--json"]).json();
+    assert_eq!(record["acceptances"][0]["terms"], json!([record["terms"][0]["sha256_raw"]]));
 
     let other = files.write("other.txt", licence(WORDS).replace("like.\nYou", "want.\nYou"));
     let diff = puna(&files, &["terms", "diff", "meta-llama/Llama-3.1-8B", "--with", text(&other)]).succeeded().stdout;
@@ -254,6 +231,34 @@ fn terms_are_read_accepted_and_carried_on() {
     let dir = kept_dir(&puna(&files, &["list", "--json"]).json(), "meta-llama/Llama-3.1-8B");
     puna(&files, &["rm", "meta-llama/Llama-3.1-8B"]).succeeded();
     assert!(dir.join(".puna/licence.json").is_file() && !dir.join("config.json").exists());
+}
+
+#[test]
+fn terms_are_accepted_at_a_terminal() {
+    let files = Files::new();
+    let base = files.model("Llama-3.1-8B", "BF16");
+    fs::write(base.join("LICENSE"), licence(WORDS)).unwrap();
+    puna(&files, &["import", text(&base), "--name", "meta-llama/Llama-3.1-8B"]).succeeded();
+    let asked = |answer: &str| {
+        let (mut screen, keyboard) = terminal();
+        screen.write_all(answer.as_bytes()).unwrap();
+        let mut command = binary();
+        command.args(["terms", "accept", "meta-llama/Llama-3.1-8B"]).env("PUNA_HOME", files.path("home"));
+        let output = command.stdin(keyboard).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let record = || puna(&files, &["terms", "show", "meta-llama/Llama-3.1-8B", "--json"]).json();
+    let (accepted, said) = asked("no\n");
+    assert!(!accepted && said.contains("nothing was recorded"), "{said}");
+    assert_eq!(record()["acceptances"], json!([]));
+    let (accepted, said) = asked("accept\n");
+    assert!(accepted, "{said}");
+    let record = record();
+    let accepted = &record["acceptances"][0];
+    assert_eq!(accepted["terms"], json!([record["terms"][0]["sha256_raw"]]));
+    let (shown, _) = said.split_once("Type `accept`").unwrap();
+    assert!(shown.contains(WORDS));
+    assert_eq!(accepted["shown_sha256"], sha256(shown.as_bytes()).to_string());
 }
 
 #[test]
