@@ -58,23 +58,45 @@ fn hub(files: &[(String, Arc<Vec<u8>>)]) -> Hub {
     Hub::start(&files)
 }
 
-/// All files below a folder, but for the records of terms, which grow.
-fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+/// All files below a folder.
+fn all_files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     let mut waiting = vec![dir.to_owned()];
     while let Some(dir) = waiting.pop() {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                if path.file_name().unwrap() != "terms" {
-                    waiting.push(path);
-                }
-            } else if path.file_name().unwrap() != "licence.json" {
+                waiting.push(path);
+            } else {
                 all.insert(path.clone(), fs::read(&path).unwrap());
             }
         }
     }
     all
+}
+
+/// All files below a folder, but for the records of terms, which grow.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let is_record = |path: &Path| path.ends_with("licence.json") || path.iter().any(|part| part == "terms");
+    all_files(dir).into_iter().filter(|(path, _)| !is_record(path)).collect()
+}
+
+/// No file below a folder has it.
+#[track_caller]
+fn expect_nowhere(dir: &Path, secret: &str) {
+    for (path, bytes) in all_files(dir) {
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "{}", path.display());
+    }
+}
+
+/// `puna` with a home of its own and Meta's link, unless that is empty.
+fn by_link(files: &Files, link: &str, args: &[&str]) -> Run {
+    let mut command = binary();
+    command.args(args).env("PUNA_HOME", files.path("home")).env_remove("PUNA_META_LINK");
+    if !link.is_empty() {
+        command.env("PUNA_META_LINK", link);
+    }
+    run(&mut command, b"")
 }
 
 #[test]
@@ -118,10 +140,7 @@ fn a_model_is_pulled() {
     }
     // Nothing of the way is left, and the token is nowhere.
     assert_eq!(fs::read_dir(files.path("home/partial")).unwrap().flatten().filter(|e| e.path().is_dir()).count(), 0);
-    let secret = TOKEN.as_bytes();
-    for (path, bytes) in contents(&files.path("home")) {
-        assert!(!bytes.windows(secret.len()).any(|window| window == secret), "{}", path.display());
-    }
+    expect_nowhere(&files.path("home"), TOKEN);
     let sent = || fake.cdn.sent.load(Ordering::SeqCst);
     let before = sent();
     let again = pull(Some(TOKEN), &["--json"]).json();
@@ -352,18 +371,11 @@ fn metas_own_files_are_pulled() {
             _ => Reply::new(403, "<Error/>"),
         }
     });
-    let puna = |link: &str, args: &[&str]| {
-        let mut command = binary();
-        command.args(args).env("PUNA_HOME", files.path("home")).env_remove("PUNA_META_LINK");
-        if !link.is_empty() {
-            let link = server.url(&format!("/*?Policy=p&Signature={link}&Key-Pair-Id=k"));
-            command.env("PUNA_META_LINK", link);
-        }
-        run(&mut command, b"")
-    };
+    let link = |signature: &str| server.url(&format!("/*?Policy=p&Signature={signature}&Key-Pair-Id=k"));
+    let puna = |link: &str, args: &[&str]| by_link(&files, link, args);
     let pull = ["pull", "meta:Llama3.1-8B-Instruct", "--accept-license", "--json"];
-    puna("first", &pull).refused(&["older than 24 hours", "everything that came is kept"]);
-    let pulled = puna("second", &pull).json();
+    puna(&link("first"), &pull).refused(&["older than 24 hours", "everything that came is kept"]);
+    let pulled = puna(&link("second"), &pull).json();
     assert_eq!(pulled["name"], "meta/Llama-3.1-8B-Instruct");
 
     let verify = ["verify", "Llama-3.1-8B-Instruct", "--deep"];
@@ -380,12 +392,10 @@ fn metas_own_files_are_pulled() {
     let repair = [&verify[..], &["--repair"]].concat();
     let without = puna("", &repair);
     assert!(without.code == Some(2) && without.stderr.contains("PUNA_META_LINK"), "{without}");
-    puna("third", &repair).succeeded();
+    puna(&link("third"), &repair).succeeded();
     puna("", &verify).succeeded();
     // The links are nowhere.
-    for (path, bytes) in contents(&files.path("home")) {
-        assert!(!bytes.windows(10).any(|window| window == b"Signature="), "{}", path.display());
-    }
+    expect_nowhere(&files.path("home"), "Signature=");
 
     // As the hub has it, in safetensors, with the rows of queries and keys in another order.
     let (other, options) = (files.path("hub"), export::Options::default());
@@ -419,10 +429,8 @@ fn what_can_not_be_pulled() {
     pull("llama-3.1-8b-instruct").refused(&["these are not the files that were published"]);
     // A link that opens nothing any more.
     let server = Server::start(|_| Reply::new(403, "<Error/>"));
-    let mut command = binary();
-    command.args(["pull", "meta:Llama3.1-8B-Instruct", "--accept-license"]).env("PUNA_HOME", files.path("home"));
     let link = server.url("/*?Policy=p&Signature=verysecret&Key-Pair-Id=k");
-    let refused = run(command.env("PUNA_META_LINK", link), b"");
+    let refused = by_link(&files, &link, &["pull", "meta:Llama3.1-8B-Instruct", "--accept-license"]);
     assert!(!refused.stderr.contains("verysecret"), "{refused}");
     refused.refused(&["older than 24 hours", "everything that came is kept"]);
 }
