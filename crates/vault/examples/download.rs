@@ -32,7 +32,8 @@ struct Arguments {
     rounds: usize,
     seconds: u64,
     memory: bool,
-    link: Option<f64>,
+    /// Bytes a second that the server gives.
+    link: f64,
     dir: PathBuf,
 }
 
@@ -43,7 +44,7 @@ fn arguments() -> Arguments {
         rounds: 3,
         seconds: 60,
         memory: false,
-        link: None,
+        link: f64::INFINITY,
         dir: std::env::temp_dir(),
     };
     let mut given = std::env::args().skip(1);
@@ -58,7 +59,7 @@ fn arguments() -> Arguments {
             "--connections" => arguments.connections = value.parse().expect("a number"),
             "--rounds" => arguments.rounds = value.parse().expect("a number"),
             "--seconds" => arguments.seconds = value.parse().expect("a number"),
-            "--link" => arguments.link = Some(value.parse().expect("a number")),
+            "--link" => arguments.link = 1e6 * value.parse::<f64>().expect("a number"),
             "--dir" => arguments.dir = value.into(),
             _ => panic!("expected --gb, --connections, --rounds, --seconds, --link, --dir or --memory, found {name}"),
         }
@@ -80,9 +81,6 @@ impl Link {
 
     /// Waits until a piece may be sent.
     fn take(&self) {
-        if self.rate.is_infinite() {
-            return;
-        }
         let begins = {
             let mut free = self.free.lock().expect("nothing panics with it");
             let begins = Instant::now().max(*free);
@@ -248,7 +246,7 @@ fn throughput(arguments: &Arguments) {
         written += n as u64;
     }
     file.sync_all().expect("a disk");
-    let server = Server::start(Some(&source), len, arguments.link.map_or(f64::INFINITY, |megabytes| megabytes * 1e6));
+    let server = Server::start(Some(&source), len, arguments.link);
     let rate = |time: Duration| len as f64 / time.as_secs_f64() / 1e9;
     println!("{len} bytes, {} connections, in {}", arguments.connections, folder.display());
     let mut ratios = Vec::new();

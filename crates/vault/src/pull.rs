@@ -216,7 +216,7 @@ impl Plan {
                 Plan::of_hub(access, id, revision.as_deref(), file.as_ref(), None).await
             }
             Source::Meta { model: Some((known, native)), link: given } => {
-                let link = given.clone().or(link).ok_or_else(|| PullError::NoLink(native.id.clone()))?;
+                let link = link_of(native, given.as_ref(), link)?;
                 Plan::of_meta(access, known, native, link).await
             }
             Source::Meta { model: None, .. } => Err(PullError::WhichModel),
@@ -522,6 +522,11 @@ pub fn source_of(model: &Model) -> Result<Source, PullError> {
         .map_err(|_| PullError::NoSource { model: model.full_name(), found: model.manifest.source.clone() })
 }
 
+/// Meta's link to a model: the one of the source, else the one that was asked for.
+fn link_of(native: &Native, given: Option<&Link>, asked: Option<Link>) -> Result<Link, PullError> {
+    given.cloned().or(asked).ok_or_else(|| PullError::NoLink(native.id.clone()))
+}
+
 async fn of_hub(access: &Access, id: &ModelName, revision: Option<&str>) -> Result<Arc<dyn Locate>, PullError> {
     let hub = access.hub()?;
     let listing = hub.list(id, revision).await?;
@@ -546,7 +551,7 @@ impl Again {
             Source::Catalogue(known) => of_hub(access, &known.repository, known.commit.as_deref()).await?,
             Source::Hub { id, revision, .. } => of_hub(access, id, revision.as_deref()).await?,
             Source::Meta { model: Some((known, native)), link: given } => {
-                let link = given.clone().or(link).ok_or_else(|| PullError::NoLink(native.id.clone()))?;
+                let link = link_of(native, given.as_ref(), link)?;
                 Arc::new(Meta::new(access.http.clone(), link).list(known, native).await?)
             }
             Source::Meta { model: None, .. } => return Err(PullError::WhichModel),
