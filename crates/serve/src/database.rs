@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Changes of the format, in order: a database of version n has had the first n. What was released is never changed.
 const MIGRATIONS: [&str; 4] = [
@@ -28,7 +29,7 @@ const MIGRATIONS: [&str; 4] = [
 const APPLICATION_ID: i32 = 0x7075_6e61;
 
 /// How long to wait for another process that writes.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the database can't be used, or something in it can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -358,9 +359,23 @@ fn configure(connection: &Connection) -> Result<(), Fault> {
     // What is deleted is overwritten.
     connection.pragma_update(None, "secure_delete", true)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // Readers go on while somebody writes.
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    Ok(())
+    keep_log(connection)
+}
+
+/// Lets readers go on while somebody writes: what is written goes to a log beside the file at first.
+///
+/// The first connection to a file changes it so. It reads before it writes for that, where SQLite itself does not wait
+/// for others that write, lest two of them wait for each other.
+fn keep_log(connection: &Connection) -> Result<(), Fault> {
+    let start = Instant::now();
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && start.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            result => return result.map_err(Fault::Sql),
+        }
+    }
 }
 
 /// Applies what the database has not had yet, each change as a whole.

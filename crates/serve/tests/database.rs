@@ -13,6 +13,8 @@ use rusqlite::Connection;
 use serde_json::json;
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 fn new_key(name: &str) -> NewKey {
     NewKey {
@@ -149,13 +151,13 @@ fn names_with_a_meaning_for_sqlite_are_files() {
 fn many_may_make_it_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("serve.db");
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
             .map(|thread| {
                 let path = &path;
                 scope.spawn(move || {
                     let mut database = Database::open(path).unwrap();
-                    for n in 0..10 {
+                    for n in 0..3 {
                         keys::create(&mut database, &new_key(&format!("{thread} {n}")), Time::now()).unwrap();
                     }
                 })
@@ -163,7 +165,21 @@ fn many_may_make_it_at_once() {
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
-    assert_eq!(keys::list(&mut Database::open(&path).unwrap()).unwrap().len(), 80);
+    assert_eq!(keys::list(&mut Database::open(&path).unwrap()).unwrap().len(), 24);
+}
+
+#[test]
+fn a_new_file_that_somebody_writes_to_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("serve.db");
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    thread::scope(|scope| {
+        let opened = scope.spawn(|| Database::open(&path).map(drop));
+        thread::sleep(Duration::from_millis(100));
+        other.execute_batch("ROLLBACK").unwrap();
+        opened.join().unwrap().unwrap();
+    });
 }
 
 /// A part of the file that is overwritten, or cut off.
