@@ -32,6 +32,9 @@ const FORMAT: &str = "puna.part/1";
 const WATCH: Duration = Duration::from_secs(60);
 const RECENT: Duration = Duration::from_secs(600);
 
+/// How long the last write of a download that was dropped may take.
+const LAST_WRITE: Duration = Duration::from_secs(10);
+
 /// What the bytes of a part belong to. Parts of anything else are thrown away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -176,7 +179,14 @@ impl Part {
         let owner = Mine::new();
         let mut found = Found::Nothing;
         let mut parts = Vec::new();
-        for (other, journal) in journals(dir, &key(&subject.path))? {
+        let key = key(&subject.path);
+        for (other, part) in files(dir, &key, "part")? {
+            // Somebody was ended between two steps; nothing says any more what is in it.
+            if !part.with_extension("journal").exists() && is_left(&other, &part, &owner.0) {
+                remove(&part);
+            }
+        }
+        for (other, journal) in files(dir, &key, "journal")? {
             if !is_left(&other, &journal, &owner.0) {
                 continue;
             }
@@ -187,8 +197,7 @@ impl Part {
                     if matches!(other, Some(Err(()))) {
                         found = Found::Changed;
                     }
-                    remove(&journal);
-                    remove(&journal.with_extension("part"));
+                    remove_both(&journal);
                 }
             }
         }
@@ -199,8 +208,7 @@ impl Part {
                 taken = take(dir, subject, &owner.0, &journal).map(|paths| (claims, paths));
                 continue;
             }
-            remove(&journal);
-            remove(&journal.with_extension("part"));
+            remove_both(&journal);
         }
         if let Some((claims, (journal_path, path))) = taken {
             let io = DownloadError::io;
@@ -278,8 +286,7 @@ impl Part {
 
     /// Removes it all.
     pub(super) fn discard(&self) {
-        remove(&self.journal_path);
-        remove(&self.path);
+        remove_both(&self.journal_path);
     }
 }
 
@@ -291,9 +298,8 @@ pub(super) fn modified(file: &File) -> std::io::Result<u128> {
 
 /// Bytes that parts of a file already take on the disk.
 pub(super) fn allocated(dir: &Path, path: &SafePath) -> u64 {
-    let journals = journals(dir, &key(path)).unwrap_or_default();
-    let parts = journals.iter().filter_map(|(_, journal)| journal.with_extension("part").metadata().ok());
-    parts.map(|part| crate::disk::allocated(&part)).sum()
+    let parts = files(dir, &key(path), "part").unwrap_or_default();
+    parts.iter().filter_map(|(_, part)| part.metadata().ok()).map(|part| crate::disk::allocated(&part)).sum()
 }
 
 fn paths(dir: &Path, subject: &Subject, owner: &Owner) -> (PathBuf, PathBuf) {
@@ -302,26 +308,26 @@ fn paths(dir: &Path, subject: &Subject, owner: &Owner) -> (PathBuf, PathBuf) {
     (journal, part)
 }
 
-/// The journals of a file, and whose they are.
-fn journals(dir: &Path, key: &str) -> Result<Vec<(Owner, PathBuf)>, DownloadError> {
+/// The parts of a file, or their journals, and whose they are.
+fn files(dir: &Path, key: &str, extension: &str) -> Result<Vec<(Owner, PathBuf)>, DownloadError> {
     let entries = std::fs::read_dir(dir).map_err(DownloadError::io(dir))?;
     let owner = |path: &Path| {
-        let name = path.file_name()?.to_str()?;
-        name.strip_prefix(key)?.strip_prefix('.')?.strip_suffix(".journal")?.parse().ok()
+        let owner = path.file_name()?.to_str()?.strip_prefix(key)?.strip_prefix('.')?;
+        owner.strip_suffix(extension)?.strip_suffix('.')?.parse().ok()
     };
-    let journals = entries.filter_map(|entry| {
+    let files = entries.filter_map(|entry| {
         let path = entry.ok()?.path();
         Some((owner(&path)?, path))
     });
-    Ok(journals.collect())
+    Ok(files.collect())
 }
 
 /// Whether nobody works on a part any more.
-fn is_left(other: &Owner, journal: &Path, me: &Owner) -> bool {
-    let modified = || journal.metadata().and_then(|metadata| metadata.modified()).ok();
+fn is_left(other: &Owner, file: &Path, me: &Owner) -> bool {
+    let modified = || file.metadata().and_then(|metadata| metadata.modified()).ok();
     match other.state(me) {
-        // A download of this program that was dropped ends as soon as its last write does.
-        State::Runs if other.pid == me.pid => (0..100).any(|_| {
+        // A download of this program that was dropped ends as soon as its last write does: disks can take seconds.
+        State::Runs if other.pid == me.pid => (0..LAST_WRITE.as_millis() / 10).any(|_| {
             std::thread::sleep(Duration::from_millis(10));
             other.state(me) == State::Ended
         }),
@@ -352,6 +358,13 @@ fn take(dir: &Path, subject: &Subject, owner: &Owner, journal: &Path) -> Option<
 fn remove(path: &Path) {
     // A file that stays is in nobody's way, and is found again.
     let _ = std::fs::remove_file(path);
+}
+
+/// Removes a part and its journal.
+fn remove_both(journal: &Path) {
+    // In this order: a journal without a part is found again, too.
+    remove(&journal.with_extension("part"));
+    remove(journal);
 }
 
 fn line(text: &str) -> String {
@@ -469,6 +482,19 @@ mod tests {
         part.claim(&[(1, [9; 32])]).unwrap();
         drop(part);
         assert_eq!(open(dir.path(), "2").1, [1]);
+    }
+
+    #[test]
+    fn a_part_without_a_journal_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (part, ..) = open(dir.path(), "1");
+        remove(&part.journal_path);
+        drop(part);
+        let (part, claims, found) = open(dir.path(), "1");
+        assert!(claims.is_empty() && matches!(found, Found::Nothing));
+        assert_eq!(n_files(dir.path()), 2);
+        part.discard();
+        assert_eq!(n_files(dir.path()), 0);
     }
 
     #[test]
