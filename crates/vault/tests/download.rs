@@ -4,15 +4,17 @@
 
 mod fake;
 
-use fake::{AtServer, Reply, Server, bytes, client, client_with, count, downloader, downloader_of, item};
+use fake::{
+    AtServer, Log, Reply, Server, bytes, client, client_with, count, downloader, downloader_by, downloader_of, item,
+};
 use puna_vault::digest::{Published, sha256};
-use puna_vault::download::{AtUrls, Disk, Done, DownloadError, FOLDER, FileSystem, Item, Options};
+use puna_vault::download::{AtUrls, Disk, Done, DownloadError, Downloader, FOLDER, FileSystem, Item, Options};
 use puna_vault::tree::{GROUP, Tree, extent, n_groups, node};
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -115,6 +117,11 @@ async fn short_bodies() {
     assert_eq!(server.sent.load(Ordering::SeqCst), body.len() as u64);
 }
 
+/// A downloader that soon leaves a connection on which nothing comes.
+fn impatient(server: &Server) -> (Downloader, Log) {
+    downloader_by(client_with(|options| options.stall = Duration::from_millis(400)), server)
+}
+
 /// D15: a connection on which nothing comes is opened again, at 99 %, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn stalls() {
@@ -131,9 +138,10 @@ async fn stalls() {
         Reply { stall, ..reply }
     });
     let dir = tempfile::tempdir().unwrap();
-    let (download, log) = downloader(&server);
+    let (download, log) = impatient(&server);
     expect(dir.path(), &download.download(dir.path(), &[item(NAME, &body)]).await.unwrap(), &body);
-    assert_eq!(count(&log, "waits: 127.0.0.1"), 2);
+    // A busy machine makes more of them.
+    assert!(count(&log, "waits: 127.0.0.1") >= 2);
 }
 
 /// D5: a server without ranges gives the whole file, which is never appended to what is there.
@@ -451,19 +459,24 @@ async fn names_of_files() {
 async fn stopped_and_gone_on_with() {
     let body = bytes(12 * GROUP as usize, 9);
     let served = Arc::clone(&body);
-    let server = Server::start(move |ask| Reply { pause: Duration::from_millis(2), ..Reply::file(ask, &served) });
+    let server = Server::start(move |ask| Reply { pause: Duration::from_millis(5), ..Reply::file(ask, &served) });
     let dir = tempfile::tempdir().unwrap();
     let (download, log) = downloader(&server);
     let items = [item(NAME, &body)];
-    let sent = Arc::clone(&server.sent);
-    let half = async {
-        while sent.load(Ordering::SeqCst) < body.len() as u64 / 2 {
+    let folder = dir.path().join(FOLDER);
+    let a_group_is_claimed = async {
+        // A line behind the first one.
+        let has_claims = |path: &Path| {
+            path.extension().is_some_and(|extension| extension == "journal")
+                && std::fs::read_to_string(path).is_ok_and(|text| text.lines().count() > 1)
+        };
+        while !std::fs::read_dir(&folder).is_ok_and(|files| files.flatten().any(|file| has_claims(&file.path()))) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::select! {
         done = download.download(dir.path(), &items) => panic!("not stopped: {done:?}"),
-        () = half => {}
+        () = a_group_is_claimed => {}
     }
     assert!(names(dir.path()).is_empty());
     expect(dir.path(), &download.download(dir.path(), &items).await.unwrap(), &body);
@@ -601,7 +614,7 @@ async fn two_at_once() {
     let body = model();
     for lock_lies in [false, true] {
         let served = Arc::clone(&body);
-        let server = Server::start(move |ask| Reply { pause: Duration::from_millis(2), ..Reply::file(ask, &served) });
+        let server = Server::start(move |ask| Reply { pause: Duration::from_millis(10), ..Reply::file(ask, &served) });
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (downloader(&server), downloader(&server));
         let items = [item(NAME, &body)];
@@ -683,7 +696,14 @@ fn killed() {
     let file = dir.path().join(NAME);
     let (mut n_complete, mut n_during) = (0, 0);
     for random in random(n_kills) {
-        let sent = server.sent.load(Ordering::SeqCst);
+        // Until nobody sends any more to the one before.
+        let sent = loop {
+            let sent = server.sent.load(Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(20));
+            if server.sent.load(Ordering::SeqCst) == sent {
+                break sent;
+            }
+        };
         let mut child = child();
         while server.sent.load(Ordering::SeqCst) == sent && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(1));
@@ -719,23 +739,27 @@ fn killed() {
     assert!(parts.is_empty(), "{parts:?}");
 }
 
-/// A flag that the whole download was polled with is enough to stop it: nothing else holds it.
+/// A download that is dropped asks for nothing more: no task goes on without it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_asked_for_after_a_stop() {
     let body = model();
     let served = Arc::clone(&body);
     let server = Server::start(move |ask| Reply { stall: Some(1000), ..Reply::file(ask, &served) });
     let dir = tempfile::tempdir().unwrap();
-    let stopped = AtomicBool::new(false);
-    let (download, _) = downloader(&server);
+    let (download, _) = impatient(&server);
     let items = [item(NAME, &body)];
-    let _ = tokio::time::timeout(Duration::from_millis(100), async {
-        let _ = download.download(dir.path(), &items).await;
-        stopped.store(true, Ordering::SeqCst);
-    })
-    .await;
-    assert!(!stopped.load(Ordering::SeqCst));
+    let all_ranges_are_asked_for = async {
+        while server.asked().len() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        done = download.download(dir.path(), &items) => panic!("not stopped: {done:?}"),
+        () = all_ranges_are_asked_for => {}
+    }
+    // What was on its way to the server.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let n_asked = server.asked().len();
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(server.asked().len(), n_asked);
 }

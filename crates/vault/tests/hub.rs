@@ -173,6 +173,8 @@ async fn swapped_weights() {
         }
         reply
     });
+    // In a folder of its own: what is there already is not asked for.
+    let dir = tempfile::tempdir().unwrap();
     let error = pull(&hub, &listing, dir.path()).await.0.unwrap_err().to_string();
     assert!(error.contains("the file changed on the server while it was downloaded"), "{error}");
 }

@@ -252,14 +252,13 @@ pub fn bytes(len: usize, seed: u64) -> Arc<Vec<u8>> {
     Arc::new(bytes)
 }
 
-/// A client that has little patience.
+/// A client that soon gives up who fails, and waits for who is slow.
 pub fn client() -> Http {
     client_with(|_| ())
 }
 
 pub fn client_with(change: impl FnOnce(&mut http::Options)) -> Http {
     let mut options = http::Options {
-        stall: Duration::from_millis(400),
         patience: Patience {
             first: Duration::from_millis(1),
             most: Duration::from_millis(20),
@@ -300,7 +299,10 @@ pub type Log = Arc<Mutex<Vec<String>>>;
 
 /// A downloader from a server, with small ranges, and the log of what happens.
 pub fn downloader(server: &Server) -> (Downloader, Log) {
-    let http = client();
+    downloader_by(client(), server)
+}
+
+pub fn downloader_by(http: Http, server: &Server) -> (Downloader, Log) {
     let base = server.url("/").parse().unwrap();
     downloader_of(http.clone(), Arc::new(AtServer { http, base }))
 }
