@@ -12,8 +12,11 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
 
-/// Events that may wait for a reader; who is slower loses the rest of the answer.
-const BUFFER: usize = 1024;
+/// Events of the engine that may wait to be made into pieces; who is slower loses the rest of the answer.
+const EVENTS: usize = 8192;
+
+/// Pieces that may wait for a reader.
+const PIECES: usize = 1024;
 
 /// A prompt, and how it is to be answered.
 #[derive(Clone, Debug)]
@@ -139,7 +142,7 @@ impl Metered {
             Answering::submit(&self.app, &self.meter, self.scope, number, ask)
         };
         let answers = asks.into_iter().map(submit).collect::<Result<Vec<_>, ApiError>>()?;
-        let (send, receive) = mpsc::channel(BUFFER);
+        let (send, receive) = mpsc::channel(PIECES);
         for (idx, answering) in answers.into_iter().enumerate() {
             let (app, send) = (self.app.clone(), send.clone());
             tokio::spawn(async move { answering.forward(&app, idx, &send).await });
@@ -252,12 +255,12 @@ impl Answering {
         // A text that names a special token means the token: it never appears in the text.
         let special = |text: &String| app.model.tokenizer.special(text);
         let mut stop_tokens: Vec<u32> = ask.stop.iter().filter_map(special).collect();
-        let stop = ask.stop.into_iter().filter(|text| special(text).is_none()).collect();
+        let stop: Vec<String> = ask.stop.into_iter().filter(|text| special(text).is_none()).collect();
         if !ask.ignore_end {
             stop_tokens.extend(&app.model.stop_tokens);
         }
         // All scores of a prompt may come before the reader is let run.
-        let buffer = BUFFER + if ask.prompt_scores.is_some() { ask.prompt.len() } else { 0 };
+        let buffer = EVENTS + if ask.prompt_scores.is_some() { ask.prompt.len() } else { 0 };
         let (send, events) = mpsc::channel(buffer);
         let limits = Limits { max_tokens: ask.max_tokens.unwrap_or(usize::MAX), stop_tokens: stop_tokens.clone() };
         let request = Request {
@@ -271,8 +274,13 @@ impl Answering {
             ..Request::new(ask.prompt, ask.sampling, limits)
         };
         let counted = meter.clone();
+        // An answer that may end before one of its request's texts has the tokens that its reader says: the engine may
+        // have made more by then, to its own end even.
+        let reader_ends = !stop.is_empty();
         let sink = move |event| {
-            counted.note(number, &event);
+            if !(reader_ends && matches!(event, Event::Finished(_))) {
+                counted.note(number, &event);
+            }
             send.try_send(event).is_ok()
         };
         let ticket = app.model.service.submit(request, Box::new(sink))?;
@@ -290,6 +298,9 @@ impl Answering {
                 event = self.events.recv() => event,
                 () = send.closed() => return,
             };
+            if let Some(event @ Event::Finished(_)) = &event {
+                self.meter.note(self.number, event);
+            }
             let piece = match event {
                 Some(Event::Prefill { cached, done, total }) if done == total => Ok(Piece::Begun { cached }),
                 Some(Event::Prefill { .. } | Event::Pooled(_)) => continue,

@@ -171,7 +171,8 @@ fn read_file(
         }
         let n_ids = usize::from(page[0]);
         if n_ids == 0 {
-            return Ok(());
+            // The end; behind it there would be a page whose first byte became this.
+            return if fill(&mut file, &mut page[..1])? { Err(damaged) } else { Ok(()) };
         }
         let n_bytes = HEAD + 4 * n_ids + page_bytes;
         let mut sum = [0; 32];
