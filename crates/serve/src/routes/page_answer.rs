@@ -47,8 +47,11 @@ pub const FIELDS: &[Field] = &[
 /// The page is told of what is new no more often than that …
 const TICK: Duration = Duration::from_millis(50);
 
-/// … and rendering takes no more than this share of the time: what is computed here, the model lacks.
+/// … and rendering takes no more than this share of the time: what is computed here, the model lacks …
 const SHARE: u32 = 10;
+
+/// … but so often at least, however long the machine took once.
+const LONGEST_TICK: Duration = Duration::from_millis(250);
 
 /// Characters of a title that is made from a question.
 const TITLE: usize = 60;
@@ -234,7 +237,7 @@ impl Answer {
                 () = tokio::time::sleep_until(next), if is_new => {
                     let begin = Instant::now();
                     let News { finished, open } = course.render().await;
-                    next = tokio::time::Instant::now() + TICK.max(begin.elapsed() * SHARE);
+                    next = tokio::time::Instant::now() + (begin.elapsed() * SHARE).clamp(TICK, LONGEST_TICK);
                     is_new = false;
                     events.data(&json!({"finished": finished, "open": open})).await?;
                 }
