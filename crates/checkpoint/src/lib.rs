@@ -43,7 +43,7 @@ pub use container::Container;
 pub use error::Error;
 pub use mapped::Bytes;
 pub use name::{LayerTensor, Name};
-pub use stream::{Pending, write_file};
+pub use stream::{Pending, is_left_of, write_file};
 pub use tensor::{Part, Tensor};
 pub use weight_format::WeightFormat;
 

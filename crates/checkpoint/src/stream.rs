@@ -18,6 +18,15 @@ fn temporary(path: &Path) -> Result<PathBuf, Error> {
     Ok(path.with_file_name(temporary))
 }
 
+/// Whether `found` is what a process that was killed left of a file that was to get the name `path`.
+#[must_use]
+pub fn is_left_of(path: &Path, found: &Path) -> bool {
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    let (Some(name), Some(found)) = (name(path), name(found)) else { return false };
+    let pid = found.strip_prefix(&format!(".{name}.")).and_then(|rest| rest.strip_suffix(".part"));
+    pid.is_some_and(|pid| pid.parse::<u32>().is_ok())
+}
+
 /// A file that gets its name when it is complete; dropped before, it is removed.
 pub struct Pending {
     path: PathBuf,
@@ -259,6 +268,15 @@ mod tests {
         tensors.finish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), [1, 2, 3, 4, 0, 0, 0, 0, 5, 6, 7, 0, 0, 0, 0, 0]);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn leftovers_are_known() {
+        let path = Path::new("dir/out");
+        assert!(is_left_of(path, &temporary(path).unwrap()) && is_left_of(path, Path::new("dir/.out.1.part")));
+        for other in ["dir/out", "dir/.out.part", "dir/.out.x.part", "dir/.outer.1.part", "dir/.out.1.part.gz"] {
+            assert!(!is_left_of(path, Path::new(other)), "{other}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use puna_checkpoint::adapter::{self, Adapter, BaseIdentity, Digest};
 use puna_checkpoint::export::{self, Options};
-use puna_checkpoint::{Config, Layout, Name, Tensor, WeightFormat, write_file};
+use puna_checkpoint::{Config, Layout, Name, Tensor, WeightFormat, is_left_of, write_file};
 use puna_cpu::Cpu;
 use puna_llama::{Learner, Trained, Training, TrainingOptions};
 use puna_train::log::{self, Outcome, Record};
@@ -243,7 +243,8 @@ fn settings(args: &Args, files: &Files) -> Result<(Settings, Vec<String>)> {
             for entry in std::fs::read_dir(&args.output).with_context(out)? {
                 // What a run left that did not get far enough to have settings.
                 let path = entry.with_context(out)?.path();
-                if path == files.initial {
+                let is_left = |file: &Path| is_left_of(file, &path);
+                if path == files.initial || is_left(&files.initial) || is_left(&files.settings) {
                     std::fs::remove_file(&path).with_context(out)?;
                 } else if path != files.lock {
                     bail!("{}: expected a new or empty directory, found files in it", out());
