@@ -14,13 +14,15 @@ use puna_serve::server::{self, Limits, Listener};
 use puna_serve::store::Store;
 use puna_serve::time::Time;
 use puna_serve::tls::Tls;
+use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpListener;
-use tokio::signal;
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Serve a model to every program that speaks OpenAI's API
 ///
@@ -148,16 +150,19 @@ pub fn run(args: Args) -> Result<()> {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let names = app.names().collect::<Vec<_>>().join(", ");
         let keys = if app.access.needs_key() { " · to those who have a key" } else { "" };
-        eprintln!("serving {names} on {scheme}://{address}{keys} · Ctrl-C ends");
         let listener = match tls {
             None => tcp.into(),
             Some(tls) => {
                 #[cfg(unix)]
-                tokio::spawn(reload(tls.clone()));
+                tokio::spawn(reload(tls.clone(), handler(SignalKind::hangup())));
                 Listener::encrypted(tcp, tls)
             }
         };
-        server::serve(listener, app, guard, Limits::default(), shutdown()).await?;
+        let shutdown = shutdown();
+        // Programs wait for this line: it comes when connections and signals are waited for, and in one piece.
+        let line = format!("serving {names} on {scheme}://{address}{keys} · Ctrl-C ends\n");
+        std::io::stderr().write_all(line.as_bytes())?;
+        server::serve(listener, app, guard, Limits::default(), shutdown).await?;
         match prefix_cache {
             Some(prefix_cache) => keep(prefix_cache, served).await,
             None => Ok(()),
@@ -204,8 +209,7 @@ fn access(args: &Args) -> Result<Access> {
 
 /// Reads the certificate again whenever somebody says that there is a new one.
 #[cfg(unix)]
-async fn reload(tls: Arc<Tls>) {
-    let mut hangup = signal::unix::signal(signal::unix::SignalKind::hangup()).expect("a handler can be set");
+async fn reload(tls: Arc<Tls>, mut hangup: Signal) {
     while hangup.recv().await.is_some() {
         let tls = tls.clone();
         // It reads files.
@@ -242,17 +246,28 @@ fn tools(args: &Args) -> Result<BuiltinTools> {
     Ok(BuiltinTools::new(interpreter.map(start).transpose()?, search, maths))
 }
 
-/// Waits until somebody asks the server to end.
-async fn shutdown() {
+/// Waits until somebody asks the server to end, from this call on.
+fn shutdown() -> impl Future<Output = ()> {
     #[cfg(unix)]
-    {
-        let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate()).expect("a handler can be set");
-        tokio::select! {
-            result = signal::ctrl_c() => result.expect("a handler can be set"),
-            _ = terminate.recv() => {}
+    let asked = {
+        let (mut interrupt, mut terminate) = (handler(SignalKind::interrupt()), handler(SignalKind::terminate()));
+        async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
         }
-    }
+    };
     #[cfg(not(unix))]
-    signal::ctrl_c().await.expect("a handler can be set");
-    eprintln!("ending; answers that are being made may end within 30 s");
+    let asked = async { tokio::signal::ctrl_c().await.expect("a handler can be set") };
+    async move {
+        asked.await;
+        eprintln!("ending; answers that are being made may end within 30 s");
+    }
+}
+
+/// What is told of each signal of a kind, from now on.
+#[cfg(unix)]
+fn handler(kind: SignalKind) -> Signal {
+    signal(kind).expect("a handler can be set")
 }
