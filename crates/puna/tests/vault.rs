@@ -258,6 +258,8 @@ fn terms_are_accepted_at_a_terminal() {
     assert_eq!(accepted["terms"], json!([record["terms"][0]["sha256_raw"]]));
     let (shown, _) = said.split_once("Type `accept`").unwrap();
     assert!(shown.contains(WORDS));
+    assert!(shown.contains("no more than 700 million monthly users in the month before 2024-07-23"), "{shown}");
+    assert_eq!(accepted["attest"], json!({"legal_capacity": true, "mau_gt_700m": false}));
     assert_eq!(accepted["shown_sha256"], sha256(shown.as_bytes()).to_string());
 }
 

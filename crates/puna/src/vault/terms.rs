@@ -196,7 +196,13 @@ pub(super) fn agree(
     if open.is_empty() {
         return Ok(open);
     }
-    let shown_sha256 = if accept_license { None } else { Some(ask(folder, &open)?) };
+    let (attest, shown_sha256) = if accept_license {
+        // Nobody was shown anything.
+        (Attestation::default(), None)
+    } else {
+        let (words, attest) = statements(record, &open);
+        (attest, Some(ask(folder, &open, &words)?))
+    };
     let (server_date, skew_s) = server.map(|server| (server.date, server.ahead)).unzip();
     let new = NewAcceptance {
         kind: AcceptanceKind::LocalPrompt,
@@ -204,7 +210,7 @@ pub(super) fn agree(
         skew_s,
         terms: open.iter().map(|document| document.sha256_raw).collect(),
         evidence,
-        attest: Attestation::default(),
+        attest,
         shown_sha256,
     };
     record.accept(new, now())?;
@@ -212,8 +218,36 @@ pub(super) fn agree(
     Ok(open)
 }
 
-/// Shows the texts, and asks whether they are accepted. Gives the hash of what was shown.
-fn ask(folder: &Folder, documents: &[Document]) -> Result<Hex<32>> {
+/// What somebody says of themselves by accepting these texts: in words, and as the record has it. Only Meta's licences ask,
+/// and what was said once is not asked again.
+fn statements(record: &Record, open: &[Document]) -> (String, Attestation) {
+    let (mut words, mut attest) = (String::new(), Attestation::default());
+    let Some(licence) = record.known_licence().filter(|licence| licence.community.is_some()) else {
+        return (words, attest);
+    };
+    let was_said =
+        |what: fn(&Attestation) -> Option<bool>| record.acceptances.iter().any(|one| what(&one.attest).is_some());
+    if !was_said(|said| said.legal_capacity) {
+        attest.legal_capacity = Some(true);
+        words += "By accepting you say that you may enter into contracts.\n";
+    }
+    if open.iter().any(|document| document.role == Role::UsePolicy) {
+        attest.aup_read = Some(true);
+        words += "By accepting you say that you have read the use policy.\n";
+    }
+    if !was_said(|said| said.mau_gt_700m) {
+        attest.mau_gt_700m = Some(false);
+        words += &format!(
+            "By accepting you say that you and your affiliates had no more than 700 million monthly users in the month before \
+             {}; whoever had more needs a licence of their own from Meta.\n",
+            licence.version_date.as_deref().unwrap_or("the licence's date")
+        );
+    }
+    (words, attest)
+}
+
+/// Shows the texts and what is said by accepting them, and asks whether they are accepted. Gives the hash of what was shown.
+fn ask(folder: &Folder, documents: &[Document], statements: &str) -> Result<Hex<32>> {
     if !std::io::stdin().is_terminal() {
         bail!("accepting needs somebody who is asked; expected a terminal, or --accept-license");
     }
@@ -221,6 +255,7 @@ fn ask(folder: &Folder, documents: &[Document]) -> Result<Hex<32>> {
     for document in documents {
         shown += &format!("{}\n\n", harmless(&text_of(folder, document)?));
     }
+    shown += statements;
     eprint!("{shown}Type `accept` to accept: ");
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).context("standard input")?;
