@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(20);
 /// How often the server looks whether it shall stop.
 const GLANCE: Duration = Duration::from_millis(20);
-/// How long a worker that is told to end may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a worker that is told to end may take, on a busy machine. One that is killed leaves its child to be reaped.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A supervisor. Dropped, it ends, and so does what it runs.
 pub struct Worker {
@@ -84,8 +84,15 @@ impl Drop for Worker {
         // It sees that, and reaps its own child first: a server may be a container's first process, which nobody would
         // expect to reap.
         drop(self.input.take());
-        let ended = pidfd_open(Pid::from_child(&self.process), PidfdFlags::empty())
-            .is_ok_and(|process| readable(&process, PATIENCE).unwrap_or(false));
+        let told = Instant::now();
+        let ended = pidfd_open(Pid::from_child(&self.process), PidfdFlags::empty()).is_ok_and(|process| {
+            loop {
+                match readable(&process, GLANCE) {
+                    Ok(false) if told.elapsed() < PATIENCE => {}
+                    ended => break ended.unwrap_or(false),
+                }
+            }
+        });
         if !ended {
             // Its child goes with it.
             let _ = self.process.kill();
