@@ -51,7 +51,7 @@ def address(tmp_path_factory):
 
 def wait_for_address(server, log):
     while server.poll() is None:
-        if found := re.search(r"^serving .* on http://(\S+)", log.read_text(), re.MULTILINE):
+        if found := re.search(r"^serving .* on http://(\S+).*\n", log.read_text(), re.MULTILINE):
             return found[1]
         try:
             server.wait(timeout=0.1)

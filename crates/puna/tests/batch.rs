@@ -154,7 +154,7 @@ fn a_batch_goes_on_where_it_was_broken_off() {
 
 #[test]
 fn ctrl_c_leaves_whole_lines() {
-    const N: usize = 100;
+    const N: usize = 400;
     let files = Files::new();
     let requests: Vec<String> = (0..N).map(|n| chat(&n.to_string(), json!({"max_tokens": 20}))).collect();
     let input = files.write("requests.jsonl", requests.join("\n"));

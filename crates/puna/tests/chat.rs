@@ -18,7 +18,7 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(600);
 /// The line editor clears the line, then shows this. No answer can spell the escape character.
 const PROMPT: &str = "\u{1b}[K>>> ";
 

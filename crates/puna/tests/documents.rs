@@ -203,7 +203,7 @@ fn while_serving(server: &str, line: &str) -> String {
     let server = server.replace("--port 8000", "");
     format!(
         "rm -f served; {server} --port 0 2> served & pid=$!; \
-         for i in $(seq 600); do grep -q '^serving' served && break; sleep 0.1; done; \
+         for i in $(seq 600); do grep -q '^serving.*ends' served && break; sleep 0.1; done; \
          cat served; address=$(sed -n 's|^serving .* on https*://\\([^ ]*\\).*|\\1|p' served); [ -n \"$address\" ]; \
          {line}; kill $pid; wait $pid"
     )

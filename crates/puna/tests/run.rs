@@ -12,10 +12,15 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
+/// Prompts have the date in them, and random weights another answer to each.
+const DATED: [&str; 2] = ["--date", "23 Nov 2026"];
+
 /// The object of `puna run --json`.
 #[track_caller]
 fn answer(model: &Path, args: &[&str]) -> Value {
-    puna(&[&["run", text(model), "--json"], args].concat()).json()
+    let is_chat = !args.iter().any(|arg| ["--raw", "--ids-file"].contains(arg));
+    let dated = if is_chat { &DATED[..] } else { &[] };
+    puna(&[&["run", text(model), "--json"], dated, args].concat()).json()
 }
 
 fn ids(answer: &Value) -> Vec<u32> {
@@ -219,8 +224,8 @@ fn threads_and_chunks_change_no_bit() {
 fn standard_input_is_a_prompt() {
     let files = Files::new();
     let model = files.model("m.gguf", "F16");
-    let args = ["run", text(&model), "--temperature", "0", "--max-tokens", "8"];
-    let piped = run(binary().args(args), b"Hello").succeeded();
+    let args = [&["run", text(&model), "--temperature", "0", "--max-tokens", "8"][..], &DATED].concat();
+    let piped = run(binary().args(&args), b"Hello").succeeded();
     let given = puna(&[&args[..], &["Hello"]].concat()).succeeded();
     assert_eq!(piped.stdout, given.stdout);
     assert_ne!(piped.stdout, puna(&[&args[..], &["Goodbye"]].concat()).succeeded().stdout);
@@ -231,7 +236,7 @@ fn answers_go_to_standard_output_and_figures_to_standard_error() {
     let files = Files::new();
     let model = files.model("m.gguf", "F16");
     let args = ["Hello", "--temperature", "0", "--max-tokens", "8"];
-    let shown = puna(&[&["run", text(&model)], &args[..]].concat()).succeeded();
+    let shown = puna(&[&["run", text(&model)][..], &DATED, &args].concat()).succeeded();
     let text = answer(&model, &args)["text"].as_str().unwrap().to_owned();
     assert_eq!(shown.stdout, format!("{text}\n"));
     assert_eq!(shown.stderr.lines().count(), 1, "{shown}");

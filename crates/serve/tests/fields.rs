@@ -300,8 +300,9 @@ fn every_setting_makes_a_difference() {
             }
         }
         if path == "/v1/messages" {
-            // Sampled without a seed, an answer of sixteen tokens out of hundreds is not the most probable one.
-            assert_ne!(ask(&endpoint.with("temperature", "1")), plain);
+            // Sampled without a seed, an answer of some tokens out of hundreds is hardly the most probable one. Of one
+            // that ends soon it may be, so more than one is asked for.
+            assert!((0..8).any(|_| ask(&endpoint.with("temperature", "1")) != plain));
             let cold = [("temperature", "100"), ("top_k", "1")];
             let cold = cold.iter().fold(endpoint.base.clone(), |mut body, (name, value)| {
                 body.insert((*name).into(), serde_json::from_str(value).unwrap());

@@ -16,6 +16,7 @@ use puna_serve::app::App;
 use puna_serve::guard::Guard;
 use puna_serve::offline::Offline;
 use puna_serve::server::{self, Limits};
+use puna_session::Status;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -84,12 +85,11 @@ async fn alone(max_tokens: usize) -> Vec<String> {
     answers
 }
 
-/// Waits until nobody is answered any more; then nothing may be left of them.
+/// Waits until nobody is answered any more, and nothing is left of them.
 async fn idle(app: &App) {
     loop {
-        let status = app.model.service.status();
-        if (status.requests, status.load.running, status.load.waiting) == (0, 0, 0) {
-            assert_eq!((status.tokens, status.load.used_pages), (0, 0));
+        let Status { requests, tokens, load, .. } = app.model.service.status();
+        if (requests, tokens, load.running, load.waiting, load.used_pages) == (0, 0, 0, 0, 0) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;

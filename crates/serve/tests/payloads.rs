@@ -371,27 +371,19 @@ fn requests_one_after_another() {
 
 #[test]
 fn who_is_slow_is_left() {
-    let short = Duration::from_millis(300);
+    let short = Duration::from_millis(1500);
     let limits = Limits { head_time: short, write_time: short, ..Limits::default() };
-    let guard = Guard { stall_time: short, body_time: Duration::from_millis(900), ..Guard::default() };
+    let guard = Guard { stall_time: short, body_time: 3 * short, ..Guard::default() };
     let server = Server::with(limits, guard);
     let stalled = |bytes: &[u8]| {
         let mut stream = server.connect();
         stream.write_all(bytes).unwrap();
         statuses(&rest(&mut stream))
     };
-    // A head that does not end, and a body that does not go on.
-    for head in ["", "G", "POST /tokenize HTTP/1.1\r\n", "POST /tokenize HTTP/1.1\r\nhost: localhost\r\nx: "] {
-        let answer = stalled(head.as_bytes());
-        assert!(answer.is_empty() || answer == [408], "{head:?}: {answer:?}");
-    }
-    for head in ["content-length: 100\r\n", "transfer-encoding: chunked\r\n"] {
-        assert_eq!(stalled(&request(head, "")), [408], "{head:?}");
-    }
-    // A byte now and then is not enough either, of a head or of a body.
-    for start in [request("x: ", ""), request("content-length: 100\r\n", "")] {
+    // A byte now and then.
+    let dripping = |start: &[u8]| {
         let mut stream = server.connect();
-        stream.write_all(&start).unwrap();
+        stream.write_all(start).unwrap();
         let mut writer = stream.try_clone().unwrap();
         let dripping = std::thread::spawn(move || {
             // Ends when the other side has closed.
@@ -400,10 +392,30 @@ fn who_is_slow_is_left() {
             }
         });
         let answer = statuses(&rest(&mut stream));
-        assert!(answer.is_empty() || answer == [408], "{answer:?}");
         let _ = stream.shutdown(Shutdown::Both);
         dripping.join().unwrap();
-    }
+        answer
+    };
+    let (stalled, dripping) = (&stalled, &dripping);
+    std::thread::scope(|scope| {
+        // A head that does not end, and a body that does not go on.
+        for head in ["", "G", "POST /tokenize HTTP/1.1\r\n", "POST /tokenize HTTP/1.1\r\nhost: localhost\r\nx: "] {
+            scope.spawn(move || {
+                let answer = stalled(head.as_bytes());
+                assert!(answer.is_empty() || answer == [408], "{head:?}: {answer:?}");
+            });
+        }
+        for head in ["content-length: 100\r\n", "transfer-encoding: chunked\r\n"] {
+            scope.spawn(move || assert_eq!(stalled(&request(head, "")), [408], "{head:?}"));
+        }
+        // Bytes that come slowly are not enough either, of a head or of a body.
+        for start in [request("x: ", ""), request("content-length: 100000\r\n", "")] {
+            scope.spawn(move || {
+                let answer = dripping(&start);
+                assert!(answer.is_empty() || answer == [408], "{answer:?}");
+            });
+        }
+    });
     // Nothing is taken of a long answer: it is not made to the end.
     let body = json!({"prompt": "a", "max_tokens": CONTEXT - 2, "ignore_eos": true, "stream": true, "logprobs": 20})
         .to_string();

@@ -127,13 +127,23 @@ fn outer_products<B: Gradients>(backend: &B, random: &mut Random) {
         let mut d_w = rows_of(backend, &before, cols);
         backend.outer_products(&rows_of(backend, &d_out, rows), &rows_of(backend, &x, cols), 0.5, &mut d_w);
         let mut expected = wide(&before);
+        // The sums of the magnitudes: where terms cancel, as they may in the one element of the smallest case, the error
+        // is of their size, not of the sum's.
+        let mut magnitudes: Vec<f64> = expected.iter().map(|v| v.abs()).collect();
         for (d_out, x) in d_out.chunks_exact(rows).zip(x.chunks_exact(cols)) {
-            for (d_w, d) in expected.chunks_exact_mut(cols).zip(d_out) {
-                d_w.iter_mut().zip(x).for_each(|(sum, x)| *sum += 0.5 * f64::from(*d) * f64::from(*x));
+            for (i, d) in d_out.iter().enumerate() {
+                for (j, x) in x.iter().enumerate() {
+                    let term = 0.5 * f64::from(*d) * f64::from(*x);
+                    expected[i * cols + j] += term;
+                    magnitudes[i * cols + j] += term.abs();
+                }
             }
         }
         let what = format!("outer_products of {n_tokens} tokens, [{rows}, {cols}]");
-        assert_all_near(&what, &read(backend, &d_w), &expected);
+        let scale = magnitudes.into_iter().fold(0.0, f64::max);
+        for (i, (found, expected)) in read(backend, &d_w).into_iter().zip(expected).enumerate() {
+            assert_near(&what, i, found, expected, scale);
+        }
     }
 }
 
@@ -155,7 +165,8 @@ fn trainable<B: Gradients>(backend: &B, random: &mut Random) {
 
 fn rms_norm<B: Gradients>(backend: &B, random: &mut Random) {
     const EPS: f32 = 1e-5;
-    for (n, dim) in [(1, 3), (4, 100), (3, 520)] {
+    // Of three dimensions one draw in a million has a gradient of almost nothing: x and the others in one line.
+    for (n, dim) in [(1, 7), (4, 100), (3, 520)] {
         let (x, weight, d_out) = (random.values(n * dim), random.values(dim), random.values(n * dim));
         let loss = |x: &[f64], weight: &[f64]| {
             let norm = |x: &[f64]| {

@@ -135,7 +135,7 @@ mod tests {
             let start = std::time::Instant::now();
             let ids = tokenizer.encode(&text);
             // Quadratic would be hours; this only says that it is not.
-            assert!(start.elapsed().as_secs() < 20);
+            assert!(start.elapsed().as_secs() < 600);
             assert_eq!(tokenizer.decode(&ids), text.as_bytes());
         }
     }
