@@ -78,12 +78,23 @@ impl Files {
             initial: out.join("initial.gguf"),
         }
     }
+
+    /// Whether this is what a run left that did not get far enough to have settings.
+    fn is_left(&self, path: &Path) -> bool {
+        path == self.initial || is_left_of(&self.initial, path) || is_left_of(&self.settings, path)
+    }
 }
 
 pub fn run(args: Args) -> Result<()> {
     let files = Files::new(&args.output);
     let (settings, changes) = settings(&args, &files)?;
     let _lock = lock(&files.lock)?;
+    if !args.resume {
+        // Nobody writes it any more: he would have the lock.
+        for path in entries(&args.output)?.into_iter().filter(|path| files.is_left(path)) {
+            std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+    }
     let machine = args.job.machine();
     let model = args.job.model(&files.initial, &settings)?;
     let mut job = Job::new(&args.job, settings, model)?;
@@ -222,6 +233,12 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
+/// What is in a directory.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(directory).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    entries.with_context(|| directory.display().to_string())
+}
+
 /// The settings of the run, and what of them changed since it began.
 fn settings(args: &Args, files: &Files) -> Result<(Settings, Vec<String>)> {
     let stored = match std::fs::read_to_string(&files.settings) {
@@ -240,15 +257,8 @@ fn settings(args: &Args, files: &Files) -> Result<(Settings, Vec<String>)> {
             let settings = args.job.settings()?;
             let out = || args.output.display().to_string();
             std::fs::create_dir_all(&args.output).with_context(out)?;
-            for entry in std::fs::read_dir(&args.output).with_context(out)? {
-                // What a run left that did not get far enough to have settings.
-                let path = entry.with_context(out)?.path();
-                let is_left = |file: &Path| is_left_of(file, &path);
-                if path == files.initial || is_left(&files.initial) || is_left(&files.settings) {
-                    std::fs::remove_file(&path).with_context(out)?;
-                } else if path != files.lock {
-                    bail!("{}: expected a new or empty directory, found files in it", out());
-                }
+            if entries(&args.output)?.iter().any(|path| *path != files.lock && !files.is_left(path)) {
+                bail!("{}: expected a new or empty directory, found files in it", out());
             }
             Ok((settings, Vec::new()))
         }
