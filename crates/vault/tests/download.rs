@@ -614,7 +614,9 @@ async fn two_at_once() {
     let body = model();
     for lock_lies in [false, true] {
         let served = Arc::clone(&body);
-        let server = Server::start(move |ask| Reply { pause: Duration::from_millis(10), ..Reply::file(ask, &served) });
+        // Longer than the second waits for the first, which is a download of the same program.
+        let pause = Duration::from_millis(if lock_lies { 30 } else { 10 });
+        let server = Server::start(move |ask| Reply { pause, ..Reply::file(ask, &served) });
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (downloader(&server), downloader(&server));
         let items = [item(NAME, &body)];

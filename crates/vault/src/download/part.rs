@@ -27,13 +27,16 @@ use std::time::{Duration, SystemTime};
 /// How every journal begins.
 const FORMAT: &str = "puna.part/1";
 
-/// A journal of another machine that grew during the last ten minutes, by this machine's clock, may belong to a program
+/// A journal, or a part, of another machine that grew during the last ten minutes, by this machine's clock, may belong to a program
 /// that runs there: it is watched for so long.
 const WATCH: Duration = Duration::from_secs(60);
 const RECENT: Duration = Duration::from_secs(600);
 
 /// How long the last write of a download that was dropped may take.
-const LAST_WRITE: Duration = Duration::from_secs(10);
+const LAST_WRITE: Duration = Duration::from_secs(2);
+
+/// How long taking a part may take, from its journal to itself.
+const TAKING: Duration = Duration::from_secs(1);
 
 /// What the bytes of a part belong to. Parts of anything else are thrown away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,9 +184,13 @@ impl Part {
         let mut parts = Vec::new();
         let key = key(&subject.path);
         for (other, part) in files(dir, &key, "part")? {
-            // Somebody was ended between two steps; nothing says any more what is in it.
-            if !part.with_extension("journal").exists() && is_left(&other, &part, &owner.0) {
-                remove(&part);
+            // Somebody was ended between two steps; nothing says any more what is in it. Or is between them.
+            let has_no_journal = || matches!(part.with_extension("journal").try_exists(), Ok(false));
+            if has_no_journal() && is_left(&other, &part, &owner.0) {
+                std::thread::sleep(TAKING);
+                if has_no_journal() {
+                    remove(&part);
+                }
             }
         }
         for (other, journal) in files(dir, &key, "journal")? {
