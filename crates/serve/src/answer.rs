@@ -278,7 +278,7 @@ impl Answering {
         // have made more by then, to its own end even.
         let reader_ends = !stop.is_empty();
         let sink = move |event| {
-            if !(reader_ends && matches!(event, Event::Finished(_))) {
+            if !(reader_ends && matches!(event, Event::Finished(_) | Event::Failed(_))) {
                 counted.note(number, &event);
             }
             send.try_send(event).is_ok()
@@ -298,7 +298,7 @@ impl Answering {
                 event = self.events.recv() => event,
                 () = send.closed() => return,
             };
-            if let Some(event @ Event::Finished(_)) = &event {
+            if let Some(event @ (Event::Finished(_) | Event::Failed(_))) = &event {
                 self.meter.note(self.number, event);
             }
             let piece = match event {

@@ -1,7 +1,7 @@
 //! What a request takes: reserved in its key's limits before the work, settled and recorded after it, however it ends.
 //!
 //! Tokens are counted where the engine tells of them, not where the client reads them: who goes away pays for what was
-//! computed until then.
+//! computed until then. But for answers that end before a text of the request's, of which the engine knows nothing.
 
 use crate::access::{Access, Caller};
 use crate::app::App;

@@ -8,7 +8,7 @@ const phone = matchMedia("(max-width: 48rem)");
 
 let conversation = null; // Which one is shown; none for a new one.
 let answering = null; // What breaks off the answer that is being made.
-let listing = 0; // Lists of conversations that were asked for.
+let listing = 0; // Lists of conversations that were asked for from their beginning.
 let welcome = ""; // HTML for when nothing was said yet.
 
 // ---- The server ----
@@ -85,7 +85,7 @@ const articles = () => [...at("thread").querySelectorAll("article")];
 async function list(after) {
   const query = new URLSearchParams({ words: at("search").value });
   if (after) query.set("after", after);
-  const call = ++listing;
+  const call = after ? listing : ++listing;
   const text = await (await ask(`page/conversations?${query}`)).text();
   // Answers may come in another order than they were asked for.
   if (call !== listing) return;

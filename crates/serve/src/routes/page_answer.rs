@@ -47,11 +47,8 @@ pub const FIELDS: &[Field] = &[
 /// The page is told of what is new no more often than that …
 const TICK: Duration = Duration::from_millis(50);
 
-/// … and rendering takes no more than this share of the time: what is computed here, the model lacks …
+/// … and rendering takes no more than this share of the time: what is computed here, the model lacks.
 const SHARE: u32 = 10;
-
-/// … but so often at least, however long the machine took once.
-const LONGEST_TICK: Duration = Duration::from_millis(250);
 
 /// Characters of a title that is made from a question.
 const TITLE: usize = 60;
@@ -219,6 +216,8 @@ impl Answer {
         course: &mut Course,
     ) -> Result<End, Gone> {
         let (mut next, mut is_new) = (tokio::time::Instant::now(), false);
+        // How long it took the time before: that it took longer once says something of the machine, not of the answer.
+        let mut before = Duration::ZERO;
         loop {
             tokio::select! {
                 _ = &mut stopped => return Ok(End::Stopped),
@@ -237,7 +236,9 @@ impl Answer {
                 () = tokio::time::sleep_until(next), if is_new => {
                     let begin = Instant::now();
                     let News { finished, open } = course.render().await;
-                    next = tokio::time::Instant::now() + (begin.elapsed() * SHARE).clamp(TICK, LONGEST_TICK);
+                    let took = begin.elapsed();
+                    next = tokio::time::Instant::now() + TICK.max(took.min(before) * SHARE);
+                    before = took;
                     is_new = false;
                     events.data(&json!({"finished": finished, "open": open})).await?;
                 }
