@@ -238,6 +238,7 @@ fn terms_are_accepted_at_a_terminal() {
     let files = Files::new();
     let base = files.model("Llama-3.1-8B", "BF16");
     fs::write(base.join("LICENSE"), licence(WORDS)).unwrap();
+    fs::write(base.join("USE_POLICY.md"), "Be kind.").unwrap();
     puna(&files, &["import", text(&base), "--name", "meta-llama/Llama-3.1-8B"]).succeeded();
     let asked = |answer: &str| {
         let (mut screen, keyboard) = terminal();
@@ -255,11 +256,12 @@ fn terms_are_accepted_at_a_terminal() {
     assert!(accepted, "{said}");
     let record = record();
     let accepted = &record["acceptances"][0];
-    assert_eq!(accepted["terms"], json!([record["terms"][0]["sha256_raw"]]));
+    let texts = record["terms"].as_array().unwrap().iter().map(|text| text["sha256_raw"].clone());
+    assert_eq!(accepted["terms"], texts.collect::<Value>());
     let (shown, _) = said.split_once("Type `accept`").unwrap();
-    assert!(shown.contains(WORDS));
+    assert!(shown.contains(WORDS) && shown.contains("Be kind.") && shown.contains("you have read the use policy"));
     assert!(shown.contains("no more than 700 million monthly users in the month before 2024-07-23"), "{shown}");
-    assert_eq!(accepted["attest"], json!({"legal_capacity": true, "mau_gt_700m": false}));
+    assert_eq!(accepted["attest"], json!({"legal_capacity": true, "aup_read": true, "mau_gt_700m": false}));
     assert_eq!(accepted["shown_sha256"], sha256(shown.as_bytes()).to_string());
 }
 

@@ -231,11 +231,13 @@ fn statements(record: &Record, open: &[Document]) -> (String, Attestation) {
         attest.legal_capacity = Some(true);
         words += "By accepting you say that you may enter into contracts.\n";
     }
-    if open.iter().any(|document| document.role == Role::UsePolicy) {
+    let is_open = |role| open.iter().any(|document| document.role == role);
+    if is_open(Role::UsePolicy) {
         attest.aup_read = Some(true);
         words += "By accepting you say that you have read the use policy.\n";
     }
-    if !was_said(|said| said.mau_gt_700m) {
+    // Another agreement may be of another date.
+    if is_open(Role::Agreement) || !was_said(|said| said.mau_gt_700m) {
         attest.mau_gt_700m = Some(false);
         words += &format!(
             "By accepting you say that you and your affiliates had no more than 700 million monthly users in the month before \
