@@ -246,7 +246,7 @@ fn tools(args: &Args) -> Result<BuiltinTools> {
     Ok(BuiltinTools::new(interpreter.map(start).transpose()?, search, maths))
 }
 
-/// Waits until somebody asks the server to end, from this call on.
+/// Waits until somebody asks the server to end; under Unix from this call on, else from when it is first waited for.
 fn shutdown() -> impl Future<Output = ()> {
     #[cfg(unix)]
     let asked = {
