@@ -4,7 +4,7 @@
 
 mod model;
 
-use model::{Files, puna, text};
+use model::{DATE, Files, puna, text};
 use puna_cria::{Corpus, Request, check};
 use serde::Serialize;
 use serde_json::Value;
@@ -23,9 +23,6 @@ const PROMPTS: [(&str, &[&str]); 10] = [
     ("Goodbye!", &["Goodbye"]),
     ("Tell me a story about a condor.", &["One day", "Once"]),
 ];
-
-/// A date that the model is told. Its words do not depend on it, its tokens may.
-const DATE: &str = "23 Nov 2026";
 
 /// By the rules that every text of the corpus keeps; and it ends by itself.
 #[test]

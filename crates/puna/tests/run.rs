@@ -4,7 +4,7 @@
 
 mod model;
 
-use model::{CONTEXT, Files, SPECIALS, VOCAB, binary, puna, run, text};
+use model::{CONTEXT, DATE, Files, SPECIALS, VOCAB, binary, puna, run, text};
 use serde_json::Value;
 use std::fs;
 use std::io::Read;
@@ -12,8 +12,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-/// Prompts have the date in them, and random weights another answer to each.
-const DATED: [&str; 2] = ["--date", "23 Nov 2026"];
+const DATED: [&str; 2] = ["--date", DATE];
 
 /// The object of `puna run --json`.
 #[track_caller]

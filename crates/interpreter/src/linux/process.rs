@@ -84,15 +84,8 @@ impl Drop for Worker {
         // It sees that, and reaps its own child first: a server may be a container's first process, which nobody would
         // expect to reap.
         drop(self.input.take());
-        let told = Instant::now();
-        let ended = pidfd_open(Pid::from_child(&self.process), PidfdFlags::empty()).is_ok_and(|process| {
-            loop {
-                match readable(&process, GLANCE) {
-                    Ok(false) if told.elapsed() < PATIENCE => {}
-                    ended => break ended.unwrap_or(false),
-                }
-            }
-        });
+        let ended = pidfd_open(Pid::from_child(&self.process), PidfdFlags::empty())
+            .is_ok_and(|process| readable(&process, PATIENCE).unwrap_or(false));
         if !ended {
             // Its child goes with it.
             let _ = self.process.kill();
@@ -101,11 +94,15 @@ impl Drop for Worker {
     }
 }
 
-/// Whether there is something to read, or the end of it. False after `timeout`, or if a signal came in between.
+/// Whether there is something to read, or the end of it. False after `timeout`, whatever signals came in between.
 fn readable(file: &impl AsFd, timeout: Duration) -> rustix::io::Result<bool> {
-    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
-    match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&timeout)) {
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        result => result.map(|ready| ready > 0),
+    let started = Instant::now();
+    loop {
+        let left = timeout.saturating_sub(started.elapsed());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result.map(|ready| ready > 0),
+        }
     }
 }

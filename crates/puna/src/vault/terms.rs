@@ -219,7 +219,7 @@ pub(super) fn agree(
 }
 
 /// What somebody says of themselves by accepting these texts: in words, and as the record has it. Only Meta's licences ask,
-/// and what was said once is not asked again.
+/// and what was said once is not asked again, but for what hangs on the agreement's date.
 fn statements(record: &Record, open: &[Document]) -> (String, Attestation) {
     let (mut words, mut attest) = (String::new(), Attestation::default());
     let Some(licence) = record.known_licence().filter(|licence| licence.community.is_some()) else {

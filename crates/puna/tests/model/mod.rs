@@ -18,6 +18,9 @@ pub const CONTEXT: usize = 512;
 /// Tokens below are text, the 256 from here on special, in Llama 3.1's order.
 pub const SPECIALS: u32 = VOCAB - 256;
 
+/// What a model is told to be today, where its answer is compared: prompts have the date in them.
+pub const DATE: &str = "23 Nov 2026";
+
 /// Longer than anything here takes, however busy the machine.
 const DEADLINE: Duration = Duration::from_secs(600);
 

@@ -27,8 +27,8 @@ use std::time::{Duration, SystemTime};
 /// How every journal begins.
 const FORMAT: &str = "puna.part/1";
 
-/// A journal, or a part, of another machine that grew during the last ten minutes, by this machine's clock, may belong to a program
-/// that runs there: it is watched for so long.
+/// A journal, or a part, of another machine that grew during the last ten minutes, by this machine's clock, may belong to
+/// a program that runs there: it is watched for so long.
 const WATCH: Duration = Duration::from_secs(60);
 const RECENT: Duration = Duration::from_secs(600);
 
